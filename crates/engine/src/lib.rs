@@ -1,0 +1,33 @@
+//! The seam: what a database engine offers to a job, in small traits and plain data.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`log`] | positions, timelines, segments and names of the write-ahead log |
+//! | [`history`] | [`Ancestry`]: which timeline descends from which, and where |
+//! | [`identity`] | [`ClusterIdentity`]: whose data these are and how they are laid out |
+//! | [`listing`] | what a backup copies: [`Listing`], [`SourceFile`] |
+//! | [`pages`] | [`PageFormat`]: check a page, reshape pages for compression |
+//! | [`origin`] | [`Origin`]: a running server, as a backup sees it |
+//! | [`recovery`] | [`Engine`]: log files, restore targets, recovery settings, start |
+//! | [`error`] | [`EngineError`]: any engine's error that explains itself |
+
+pub mod error;
+pub mod history;
+pub mod identity;
+pub mod listing;
+pub mod log;
+pub mod origin;
+pub mod pages;
+pub mod recovery;
+
+pub use error::EngineError;
+pub use history::{Ancestor, Ancestry};
+pub use identity::{ClusterIdentity, SystemId};
+pub use listing::{Content, Directory, Listing, SourceFile, Tablespace};
+pub use log::{LogFile, LogNameError, Lsn, SegmentName, SegmentNo, SegmentSize, TimelineId};
+pub use origin::{BackupStart, BackupStop, GeneratedFile, Origin, SegmentSwitch};
+pub use pages::{PageFormat, PageTransform, PageVerdict, TransformError};
+pub use recovery::{
+    Engine, Landing, LogFacts, RecoveryMode, RecoverySettings, RecoveryTarget, RestorePoint,
+    StartRequest, TargetState,
+};

@@ -1,0 +1,84 @@
+//! A running server, as a backup sees it.
+
+use std::path::Path;
+
+use lifeboat_units::Timestamp;
+
+use crate::error::EngineError;
+use crate::identity::ClusterIdentity;
+use crate::listing::Listing;
+use crate::log::{Lsn, SegmentName, TimelineId};
+
+/// A running server whose data directory this process can read.
+///
+/// Calls come in this order: any number of `identity`, `switch_segment`; then `start`, `listing`,
+/// `keep_alive` as often as wanted, `control_file`, `stop`. Dropping it, or `abort`, ends a
+/// backup that was started and not stopped.
+pub trait Origin: Send {
+    /// Whose data these are. Reads the control file on disk and asks the server; an error when
+    /// the two do not belong together.
+    fn identity(&mut self) -> Result<ClusterIdentity, EngineError>;
+    /// Version in the server's words, such as `18.4`.
+    fn version(&mut self) -> Result<String, EngineError>;
+    /// The data directory.
+    fn data_directory(&self) -> &Path;
+    /// Time by the server's clock.
+    fn server_time(&mut self) -> Result<Timestamp, EngineError>;
+    /// Makes sure that the current segment gets finished and handed to the archiver, and says
+    /// which it was. Used to prove that archiving works.
+    fn switch_segment(&mut self) -> Result<SegmentSwitch, EngineError>;
+    /// Why the archiver failed last, if it did, in the server's words: segment and time.
+    fn archiver_failure(&mut self) -> Result<Option<String>, EngineError>;
+    /// Enters backup mode; returns when the data directory may be copied.
+    fn start(&mut self, label: &str) -> Result<BackupStart, EngineError>;
+    /// Lists what to copy. Only after `start`.
+    fn listing(&mut self) -> Result<Listing, EngineError>;
+    /// Keeps the session alive and proves that backup mode still holds, on the same timeline.
+    fn keep_alive(&mut self) -> Result<(), EngineError>;
+    /// The control file's bytes, checked. Called after all else is copied.
+    fn control_file(&mut self) -> Result<GeneratedFile, EngineError>;
+    /// Leaves backup mode. Does not wait for the archive.
+    fn stop(&mut self) -> Result<BackupStop, EngineError>;
+    /// Leaves backup mode without a result; harmless when not in it.
+    fn abort(&mut self);
+}
+
+/// A segment that was finished so that it gets archived.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SegmentSwitch {
+    /// The segment to wait for.
+    pub segment: SegmentName,
+}
+
+/// Where a backup began.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BackupStart {
+    /// Replay of the backup begins here.
+    pub lsn: Lsn,
+    /// Timeline of the server.
+    pub timeline: TimelineId,
+    /// By the server's clock.
+    pub at: Timestamp,
+}
+
+/// Where a backup ended, and what the server gives along.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BackupStop {
+    /// The backup is consistent once replay has reached this position.
+    pub lsn: Lsn,
+    /// Timeline of the server; the same as at the start.
+    pub timeline: TimelineId,
+    /// By the server's clock.
+    pub at: Timestamp,
+    /// Files that belong into the backup and never into the live directory.
+    pub files: Vec<GeneratedFile>,
+}
+
+/// A file of the backup that is not copied from the data directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GeneratedFile {
+    /// Relative to the data directory.
+    pub path: String,
+    /// The whole content.
+    pub bytes: Vec<u8>,
+}

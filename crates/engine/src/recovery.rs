@@ -1,0 +1,187 @@
+//! Log files, restore targets, recovery settings, and starting what was restored.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use lifeboat_units::{Progress, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use crate::error::EngineError;
+use crate::history::Ancestry;
+use crate::identity::{ClusterIdentity, SystemId};
+use crate::log::{Lsn, SegmentName, SegmentSize, TimelineId};
+use crate::pages::{PageFormat, PageTransform};
+
+/// What an engine knows without a running server.
+pub trait Engine: Send + Sync {
+    /// The engine's name in manifests, such as `postgresql`.
+    fn name(&self) -> &'static str;
+    /// Checks pages of a cluster.
+    fn page_format(&self, identity: &ClusterIdentity) -> Box<dyn PageFormat>;
+    /// Every transform that a repository may hold for pages of this size, newest first; the
+    /// first is the one to write.
+    fn page_transforms(&self, page_bytes: u32) -> Vec<Box<dyn PageTransform>>;
+    /// Reads a timeline's history file (`00000002.history`).
+    fn parse_history(&self, timeline: TimelineId, bytes: &[u8]) -> Result<Ancestry, EngineError>;
+    /// The identity that a segment's first page tells: system identifier and segment size.
+    /// Errors when the file is no segment, its name and content disagree, or it is cut short.
+    fn segment_origin(
+        &self,
+        name: SegmentName,
+        segment: &[u8],
+    ) -> Result<(SystemId, SegmentSize), EngineError>;
+    /// What can be read from a segment for planning a restore. Reads what it can: a record that
+    /// begins or ends in another segment is said in `cut_off`, not an error.
+    fn log_facts(&self, name: SegmentName, segment: &[u8]) -> LogFacts;
+    /// What lies at a place into which a restore is to write.
+    fn inspect_target(&self, directory: &Path) -> Result<TargetState, EngineError>;
+    /// Path of the file that is removed first and written last, relative to the data directory.
+    fn control_file_path(&self) -> &'static str;
+    /// Writes what makes the server recover when it starts. Files are synced.
+    fn configure_recovery(
+        &self,
+        directory: &Path,
+        settings: &RecoverySettings,
+    ) -> Result<(), EngineError>;
+    /// Starts a restored server, waits until recovery is over, and says where it landed.
+    fn start_and_recover(
+        &self,
+        request: &StartRequest,
+        progress: &dyn Progress,
+    ) -> Result<Landing, EngineError>;
+    /// Stops the server that runs in `directory`.
+    fn stop(&self, directory: &Path, major: u32) -> Result<(), EngineError>;
+}
+
+/// What one segment tells a planner. Stored beside the segment when it is pushed.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogFacts {
+    /// Time of the first commit or abort that begins in this segment.
+    pub first_commit: Option<Timestamp>,
+    /// Time of the last one (the greatest time: commit times may step back a little).
+    pub last_commit: Option<Timestamp>,
+    /// Commits and aborts that begin in this segment.
+    pub commits: u64,
+    /// Smallest and greatest transaction ID (full 32 bit, as numbers) that ended here.
+    pub xids: Option<(u32, u32)>,
+    /// Named restore points.
+    pub restore_points: Vec<RestorePoint>,
+    /// End of the last whole record in this segment.
+    pub end: Option<Lsn>,
+    /// A commit or restore point lies across the end and could not be read.
+    pub cut_off: bool,
+}
+
+/// A restore point (`pg_create_restore_point`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestorePoint {
+    /// Its name.
+    pub name: String,
+    /// Where its record ends.
+    pub lsn: Lsn,
+    /// When it was made, by the server's clock.
+    pub at: Timestamp,
+}
+
+/// What lies at a place into which a restore is to write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TargetState {
+    /// Nothing there.
+    Missing,
+    /// A directory without entries.
+    Empty,
+    /// A data directory, its server not running.
+    DataDirectory,
+    /// A directory that a restore was writing when it was cut short.
+    Unfinished,
+    /// A data directory whose server runs.
+    Running {
+        /// Its process.
+        pid: u32,
+    },
+    /// Something else; the text says what, such as "a file" or "a directory with other files".
+    Other(&'static str),
+}
+
+/// Where recovery should end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RecoveryTarget {
+    /// The end of the WAL.
+    Latest,
+    /// As soon as the backup is consistent.
+    Immediate,
+    /// The last commit at or before this moment.
+    Time(Timestamp),
+    /// This position, inclusive.
+    Lsn(Lsn),
+    /// The end of this transaction, inclusive.
+    Xid(u32),
+    /// A named restore point.
+    Name(String),
+}
+
+/// What a restored directory becomes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RecoveryMode {
+    /// A copy: recovers, promotes, and archives nothing.
+    Copy,
+    /// The successor: recovers, promotes, and archives on as the same cluster.
+    Successor,
+    /// A standby: keeps recovering.
+    Standby,
+}
+
+/// What is written for the server to recover by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecoverySettings {
+    /// Major version of the server that will start.
+    pub major: u32,
+    /// Where to end.
+    pub target: RecoveryTarget,
+    /// Timeline to follow; `None` stays on the backup's own.
+    pub timeline: Option<TimelineId>,
+    /// A copy, the successor or a standby.
+    pub mode: RecoveryMode,
+    /// Fetches one file of the log; `%f` and `%p` are the server's to fill in.
+    pub restore_command: String,
+    /// Runs when recovery is over.
+    pub recovery_end_command: Option<String>,
+    /// Archives one segment, for [`RecoveryMode::Successor`].
+    pub archive_command: Option<String>,
+}
+
+/// How to start a restored server.
+#[derive(Debug, Clone)]
+pub struct StartRequest {
+    /// Its data directory.
+    pub directory: PathBuf,
+    /// Its major version: the binaries must be of the same.
+    pub major: u32,
+    /// Directory for its socket; the server listens nowhere else when `isolated`.
+    pub socket_directory: PathBuf,
+    /// Port, which also names the socket.
+    pub port: u16,
+    /// No TCP, own socket directory, nothing that reaches the origin (RULES.md §5.8).
+    pub isolated: bool,
+    /// Wait for promotion (not for a standby).
+    pub wait_for_promotion: bool,
+    /// Where to look for binaries before the usual places.
+    pub binaries: Option<PathBuf>,
+    /// Give up after this long without progress.
+    pub patience: Duration,
+}
+
+/// Where a started server landed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Landing {
+    /// Timeline on which it goes on.
+    pub timeline: TimelineId,
+    /// End of replay (the end of the last record replayed before promotion).
+    pub lsn: Lsn,
+    /// Time of the last transaction replayed, if any was.
+    pub last_commit: Option<Timestamp>,
+    /// Whether it was promoted (otherwise it is still recovering, as a standby does).
+    pub promoted: bool,
+    /// Connection string of the running server.
+    pub conninfo: String,
+}
