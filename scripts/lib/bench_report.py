@@ -1,0 +1,125 @@
+"""Turns measurements into tables."""
+
+import platform
+import statistics
+from dataclasses import dataclass
+from datetime import datetime, timezone
+
+MB = 1_000_000
+
+# Work, what is compared, and the most that lifeboat may need in relation to pgBackRest.
+TARGETS = [
+    ("first backup", "seconds", 0.6),
+    ("first backup", "repository", 1.02),
+    ("restore", "seconds", 0.8),
+    ("after 1 %", "seconds", 0.4),
+    ("after 1 %", "repository", 0.8),
+    ("after 10 %", "seconds", 0.4),
+    ("after 10 %", "repository", 0.8),
+]
+MEMORY_MB_MAX = 300
+
+
+@dataclass(frozen=True)
+class Sample:
+    work: str
+    tool: str
+    wall_s: float
+    cpu_s: float
+    rss_bytes: int
+    stored_bytes: int  # repository after a first backup, growth after a later one, 0 for a restore
+
+
+def median(samples, field):
+    return statistics.median(getattr(sample, field) for sample in samples)
+
+
+def select(samples, work, tool):
+    return [sample for sample in samples if (sample.work, sample.tool) == (work, tool)]
+
+
+def unique(values):
+    return list(dict.fromkeys(values))
+
+
+def measurements(samples):
+    rows = [("work", "tool", "seconds", "from - to", "CPU s", "memory MB", "stored MB")]
+    for work in unique(sample.work for sample in samples):
+        for tool in unique(sample.tool for sample in samples if sample.work == work):
+            group = select(samples, work, tool)
+            walls = [sample.wall_s for sample in group]
+            stored = median(group, "stored_bytes") / MB
+            rows.append((
+                work, tool, f"{statistics.median(walls):.2f}", f"{min(walls):.2f} - {max(walls):.2f}",
+                f"{median(group, 'cpu_s'):.2f}", f"{max(s.rss_bytes for s in group) / MB:.0f}",
+                f"{stored:.1f}" if stored else ""))
+    return rows
+
+
+def comparison(samples):
+    """lifeboat beside pgBackRest and the target; empty when lifeboat was not measured."""
+    rows = [("work", "lifeboat / pgBackRest", "ratio", "target", "met")]
+    for work, what, target in TARGETS:
+        ours, theirs = select(samples, work, "lifeboat"), select(samples, work, "pgBackRest")
+        if not ours or not theirs:
+            continue
+        field = "wall_s" if what == "seconds" else "stored_bytes"
+        ratio = median(ours, field) / max(median(theirs, field), 1e-9)
+        rows.append((work, what, f"{ratio:.2f}", f"<= {target}", "yes" if ratio <= target else "no"))
+    peaks = [sample.rss_bytes for sample in samples if sample.tool == "lifeboat"]
+    if peaks:
+        peak_mb = max(peaks) / MB
+        rows.append(("any", "lifeboat's memory, MB", f"{peak_mb:.0f}", f"< {MEMORY_MB_MAX}",
+                     "yes" if peak_mb < MEMORY_MB_MAX else "no"))
+    return rows if len(rows) > 1 else []
+
+
+def as_text(rows):
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip()
+                     for row in rows)
+
+
+def as_markdown(rows):
+    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    lines.insert(1, "|" + "---|" * len(rows[0]))
+    return "\n".join(lines)
+
+
+def processor():
+    try:
+        with open("/proc/cpuinfo") as info:
+            return next(line.split(":")[1].strip() for line in info if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.machine()
+
+
+def page(samples, facts):
+    """The results as a page for docs/."""
+    today = datetime.now(timezone.utc).date().isoformat()
+    parts = [
+        "# Benchmarks",
+        f"Written by `make bench BENCH=\"--write docs/benchmarks.md\"` on {today}. "
+        "Every figure is the median of all rounds, tools in turns.",
+        "\n".join(f"* {name}: {value}" for name, value in facts),
+    ]
+    if comparison(samples):
+        parts += ["## lifeboat beside pgBackRest", as_markdown(comparison(samples))]
+    parts += ["## All measurements", as_markdown(measurements(samples)), NOTES]
+    return "\n\n".join(parts) + "\n"
+
+
+NOTES = """## How it is measured
+
+* Every tool works on the same running PostgreSQL 18 with two processes or threads, and data that stand still.
+* pgBackRest: `zst` level 3, AES-256-CBC, bundles and block incremental, `start-fast`, `process-max=2`, `archive-push` without spooling.
+  lifeboat: its defaults, encryption on, changes found by hashes. A first backup goes to a fresh repository.
+  pg_basebackup: tar, compressed by the client with `zstd:level=3,workers=2`, without WAL. `tar | zstd -3` and `cp` with `sync` are what
+  the machine can do at all; nothing is encrypted there.
+* Seconds are wall time of the whole command. CPU seconds are user and system time of the command and its children, without
+  what the server does for it. Memory is the largest single process of a command, not their sum, and never less than
+  what the measuring program itself holds (some 20 MB).
+* Stored: the apparent size of all files without archived WAL; for later backups, by how much it grew.
+* "After 1 %" means: rows changed in two large tables, spread evenly over as many of their pages as make 1 % of all, and these vacuumed.
+  Pages are counted afterwards by their LSN.
+* After the first round, relation files restored by each tool are compared with the server's byte by byte."""
