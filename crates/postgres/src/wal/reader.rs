@@ -1,0 +1,248 @@
+//! Walks the records of one segment.
+
+use lifeboat_engine::{Lsn, SegmentName, TimelineId};
+
+use super::record::{HEADER_BYTES, Record};
+use super::{
+    ALL_FLAGS, FIRST_IS_CONTRECORD, FIRST_IS_OVERWRITE_CONTRECORD, LONG_HEADER, PageHeader,
+    SegmentHeader, WalError,
+};
+use crate::bytes::u32_at;
+
+/// Where and why a walk ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tail<'a> {
+    /// The walk has not ended.
+    Walking,
+    /// The last record ends with the segment.
+    Full,
+    /// The last record was a switch: the rest of the segment is unused.
+    Switched,
+    /// A record begins here and goes on in the next segment.
+    CutOff(Record<'a>),
+    /// A record begins here, and not even its header lies in this segment.
+    HeaderCutOff,
+    /// What follows is no record: the end of what was written, or damage.
+    Invalid,
+}
+
+/// The records that begin in one segment, in order.
+///
+/// Ends quietly at the first thing that is no record (see [`Reader::tail`]). Checks what
+/// `ValidXLogRecordHeader` in `xlogreader.c` checks (length, resource manager, link to the
+/// previous record), and the headers of all pages, but not the records' checksums: see
+/// [`Record::is_intact`].
+#[derive(Debug, Clone)]
+pub struct Reader<'a> {
+    segment: &'a [u8],
+    header: SegmentHeader,
+    name_timeline: TimelineId,
+    /// Offset of the next record in the segment.
+    at: usize,
+    /// Where the record before begins, once there was one.
+    previous: Option<Lsn>,
+    /// Timeline of the page that was entered last; it never falls.
+    timeline: TimelineId,
+    end: Option<Lsn>,
+    tail: Tail<'a>,
+}
+
+/// What lies where a record was looked for.
+enum Step<'a> {
+    Found(Record<'a>),
+    /// A record that was never finished; others follow at this offset.
+    Overwritten(usize),
+    End(Tail<'a>),
+}
+
+impl<'a> Reader<'a> {
+    /// Starts at the first record that begins in the segment.
+    ///
+    /// - Shape: `segment` is the whole file.
+    /// - Errors: as [`SegmentHeader::parse`].
+    pub fn new(name: SegmentName, segment: &'a [u8]) -> Result<Self, WalError> {
+        let header = SegmentHeader::parse(name, segment)?;
+        let mut reader = Self {
+            segment,
+            header,
+            name_timeline: name.timeline,
+            at: 0,
+            previous: None,
+            timeline: header.timeline,
+            end: None,
+            tail: Tail::Walking,
+        };
+        match reader.first_record() {
+            Some(at) => reader.at = at,
+            None => reader.tail = Tail::Invalid,
+        }
+        Ok(reader)
+    }
+
+    /// What the first page says.
+    pub fn header(&self) -> &SegmentHeader {
+        &self.header
+    }
+
+    /// End of the last whole record that was met, a switch's unused rest included.
+    pub fn end(&self) -> Option<Lsn> {
+        self.end
+    }
+
+    /// Where and why the walk ended.
+    pub fn tail(&self) -> Tail<'a> {
+        self.tail
+    }
+
+    /// Skips the record that began in an earlier segment.
+    fn first_record(&mut self) -> Option<usize> {
+        let page = self.page(0)?;
+        if page.info & FIRST_IS_CONTRECORD == 0 {
+            return Some(page.size());
+        }
+        match self.follow(0, page.remaining) {
+            Follow::To(end) => Some(end.next_multiple_of(8)),
+            Follow::Restart(at) => Some(at),
+            // Longer than the segment: no record begins here.
+            Follow::PastTheEnd => Some(self.segment.len()),
+            Follow::Broken => None,
+        }
+    }
+
+    /// The header of the page that begins at offset `at`, when it is one of this segment.
+    fn page(&self, at: usize) -> Option<PageHeader> {
+        let page = PageHeader::parse(self.segment.get(at..)?)?;
+        let right = page.magic == self.header.version.wal_magic
+            && page.info & !ALL_FLAGS == 0
+            && (page.info & LONG_HEADER != 0) == (at == 0)
+            && page.address.0 == self.header.start.0 + at as u64
+            && page.timeline >= self.timeline
+            && page.timeline <= self.name_timeline;
+        right.then_some(page)
+    }
+
+    /// Finds the end of a record of which `left` bytes lie on the page at `at` and later ones.
+    fn follow(&mut self, mut at: usize, mut left: u32) -> Follow {
+        let page_bytes = self.header.page_bytes as usize;
+        loop {
+            if at >= self.segment.len() {
+                return Follow::PastTheEnd;
+            }
+            let Some(page) = self.page(at) else { return Follow::Broken };
+            self.timeline = page.timeline;
+            if page.info & FIRST_IS_OVERWRITE_CONTRECORD != 0 {
+                return Follow::Restart(at + page.size());
+            }
+            if page.info & FIRST_IS_CONTRECORD == 0 || page.remaining != left {
+                return Follow::Broken;
+            }
+            let room = page_bytes - page.size();
+            if left as usize <= room {
+                return Follow::To(at + page.size() + left as usize);
+            }
+            left -= room as u32;
+            at += page_bytes;
+        }
+    }
+
+    fn step(&mut self) -> Step<'a> {
+        let page_bytes = self.header.page_bytes as usize;
+        if self.at >= self.segment.len() {
+            return Step::End(Tail::Full);
+        }
+        if self.at.is_multiple_of(page_bytes) {
+            let Some(page) = self.page(self.at) else { return Step::End(Tail::Invalid) };
+            if page.info & FIRST_IS_CONTRECORD != 0 {
+                return Step::End(Tail::Invalid);
+            }
+            self.timeline = page.timeline;
+            self.at += page.size();
+        }
+        let total = u32_at(self.segment, self.at).unwrap_or_default();
+        if (total as usize) < HEADER_BYTES {
+            return Step::End(Tail::Invalid);
+        }
+        let room = page_bytes - self.at % page_bytes;
+        let end = if total as usize <= room {
+            self.at + total as usize
+        } else {
+            let next_page = self.at + room;
+            match self.follow(next_page, total - room as u32) {
+                Follow::To(end) => end,
+                Follow::Restart(at) => return Step::Overwritten(at),
+                Follow::PastTheEnd => return Step::End(self.cut_off(total)),
+                Follow::Broken => return Step::End(Tail::Invalid),
+            }
+        };
+        let end = Lsn(self.header.start.0 + end.next_multiple_of(8) as u64);
+        match self.record(total, end) {
+            Some(record) if self.is_plausible(&record) => Step::Found(record),
+            _ => Step::End(Tail::Invalid),
+        }
+    }
+
+    fn record(&self, total: u32, end: Lsn) -> Option<Record<'a>> {
+        let start = Lsn(self.header.start.0 + self.at as u64);
+        Record::parse(self.segment, &self.header, self.at, total, start, end)
+    }
+
+    /// The tail when a record of `total` bytes begins here and does not end here.
+    fn cut_off(&self, total: u32) -> Tail<'a> {
+        match self.record(total, self.header.start) {
+            Some(record) if self.is_plausible(&record) => Tail::CutOff(record),
+            Some(_) => Tail::Invalid,
+            None => Tail::HeaderCutOff,
+        }
+    }
+
+    /// Source: `ValidXLogRecordHeader` in `xlogreader.c`.
+    fn is_plausible(&self, record: &Record<'_>) -> bool {
+        let linked = match self.previous {
+            Some(previous) => record.previous == previous,
+            None => record.previous < record.start,
+        };
+        linked && record.resource_manager_exists()
+    }
+}
+
+enum Follow {
+    /// The record ends at this offset.
+    To(usize),
+    /// It was never finished; other records follow at this offset.
+    Restart(usize),
+    PastTheEnd,
+    Broken,
+}
+
+impl<'a> Iterator for Reader<'a> {
+    type Item = Record<'a>;
+
+    fn next(&mut self) -> Option<Record<'a>> {
+        if self.tail != Tail::Walking {
+            return None;
+        }
+        loop {
+            match self.step() {
+                Step::Found(mut record) => {
+                    self.previous = Some(record.start);
+                    self.at = (record.end.0 - self.header.start.0) as usize;
+                    if record.is_switch() {
+                        record.end = Lsn(self.header.start.0 + self.header.size.bytes());
+                        self.tail = Tail::Switched;
+                    }
+                    self.end = Some(record.end);
+                    return Some(record);
+                }
+                Step::Overwritten(at) => {
+                    // Its successor links to the record before the unfinished one; see
+                    // `XLogReaderState.missingContrecPtr`.
+                    self.at = at;
+                }
+                Step::End(tail) => {
+                    self.tail = tail;
+                    return None;
+                }
+            }
+        }
+    }
+}
