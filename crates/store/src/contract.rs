@@ -1,5 +1,8 @@
 //! What everything above the store relies on.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use crate::error::StoreError;
 use crate::key::Key;
 
@@ -39,8 +42,16 @@ pub trait Store: Send + Sync {
     ///
     /// `prefix` is empty or ends in `/`. A prefix without objects is not an error.
     fn list(&self, prefix: &str, each: &mut dyn FnMut(Entry)) -> Result<(), StoreError>;
-    /// Removes an object.
+    /// Removes an object, durably.
     fn delete(&self, key: &Key) -> Result<(), StoreError>;
+    /// Removes what killed writers left half written below `prefix` (as in [`Store::list`]) and
+    /// did not touch for `older_than`; says how many. Only collection calls it, under its lease.
+    ///
+    /// A store in which nothing half written can lie has nothing to do.
+    fn sweep_temporaries(&self, prefix: &str, older_than: Duration) -> Result<u64, StoreError> {
+        let _ = (prefix, older_than);
+        Ok(0)
+    }
     /// Where this is, for messages; without secrets.
     fn location(&self) -> String;
 }
@@ -61,3 +72,50 @@ pub struct Entry {
     /// Its size.
     pub size_bytes: u64,
 }
+
+/// What points to a store is one.
+macro_rules! forward {
+    ($pointer:ty) => {
+        impl<S: Store + ?Sized> Store for $pointer {
+            fn put(&self, key: &Key, body: &[u8]) -> Result<(), StoreError> {
+                (**self).put(key, body)
+            }
+            fn batch(&self) -> Result<Box<dyn Batch>, StoreError> {
+                (**self).batch()
+            }
+            fn get(&self, key: &Key, limit_bytes: u64) -> Result<Vec<u8>, StoreError> {
+                (**self).get(key, limit_bytes)
+            }
+            fn get_range(
+                &self,
+                key: &Key,
+                offset: u64,
+                length: usize,
+                into: &mut Vec<u8>,
+            ) -> Result<(), StoreError> {
+                (**self).get_range(key, offset, length, into)
+            }
+            fn size(&self, key: &Key) -> Result<u64, StoreError> {
+                (**self).size(key)
+            }
+            fn list(&self, prefix: &str, each: &mut dyn FnMut(Entry)) -> Result<(), StoreError> {
+                (**self).list(prefix, each)
+            }
+            fn delete(&self, key: &Key) -> Result<(), StoreError> {
+                (**self).delete(key)
+            }
+            fn sweep_temporaries(
+                &self,
+                prefix: &str,
+                older_than: Duration,
+            ) -> Result<u64, StoreError> {
+                (**self).sweep_temporaries(prefix, older_than)
+            }
+            fn location(&self) -> String {
+                (**self).location()
+            }
+        }
+    };
+}
+forward!(Box<S>);
+forward!(Arc<S>);

@@ -82,10 +82,12 @@ pub enum StoreError {
         text: String,
     },
     /// The address of a store cannot be understood.
-    #[error("`{url}` is not an address of a repository")]
+    #[error("`{url}` is not an address of a repository: {problem}")]
     BadUrl {
-        /// The address.
+        /// The address, without user names, passwords and queries.
         url: String,
+        /// What is wrong with it.
+        problem: &'static str,
     },
 }
 
@@ -138,13 +140,17 @@ impl Explain for StoreError {
             Self::Full { .. } => {
                 "free space there, or run `lifeboat expire`; nothing half written counts"
             }
-            Self::Unreachable { .. } => "is it mounted, and is the path right?",
-            Self::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+            Self::Unreachable { source, .. } | Self::Io { source, .. }
+                if source.kind() == io::ErrorKind::PermissionDenied =>
+            {
                 "does the user who runs lifeboat own the repository?"
             }
+            Self::Unreachable { .. } => "is it mounted, and is the path right?",
             Self::Io { .. } => return None, // the cause says it
             Self::BadKey { .. } => "parts of letters, digits, `.`, `_` and `-`, separated by `/`",
-            Self::BadUrl { .. } => "write file:///absolute/path",
+            Self::BadUrl { .. } => {
+                "supported: file:///absolute/path, with %20 for a space, or plainly /absolute/path"
+            }
         };
         Some(text.to_owned())
     }

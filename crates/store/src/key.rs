@@ -41,6 +41,16 @@ impl Key {
     }
 }
 
+/// Checks the prefix of a listing: empty, or a key and a `/`.
+pub(crate) fn check_prefix(prefix: &str) -> Result<(), StoreError> {
+    let bad = || StoreError::BadKey { text: prefix.to_owned() };
+    match prefix.strip_suffix('/') {
+        Some(directory) => Key::new(directory).map(|_| ()).map_err(|_| bad()),
+        None if prefix.is_empty() => Ok(()),
+        None => Err(bad()),
+    }
+}
+
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
