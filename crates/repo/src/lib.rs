@@ -1,1 +1,49 @@
-//! lifeboat's repo.
+//! The encrypted repository: bytes, extents, packs, manifests, keys, leases. Knows no database.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`repository`] | [`Repository`]: create, open; [`Cluster`], one cluster's part of it |
+//! | [`keys`] | key slots, [`Keyring`], data keys, the unlocked key file of a host |
+//! | [`crypt`] | sealing and page hashes |
+//! | [`codec`] | compression of extents |
+//! | [`pack`], [`map`], [`table`], [`manifest`] | what lies on storage, from the inside out |
+//! | [`writer`] | [`BackupWriter`]: stores a backup |
+//! | [`reader`] | [`ContentReader`]: reads one back |
+//! | [`logs`] | archived log files |
+//! | [`journal`] | facts that outlive backups: what was added, removed, lost |
+//! | [`lease`] | one writer per cluster at a time |
+//!
+//! The bytes are specified in `docs/format/`.
+
+pub mod codec;
+pub mod crypt;
+pub mod error;
+pub mod id;
+pub mod journal;
+pub mod keys;
+pub mod lease;
+pub mod logs;
+pub mod manifest;
+pub mod map;
+pub mod pack;
+pub mod reader;
+pub mod repository;
+pub mod table;
+pub mod wire;
+pub mod writer;
+
+pub use codec::{Compression, Reorder, Transforms};
+pub use crypt::SystemEntropy;
+pub use error::RepoError;
+pub use id::{BackupId, ClusterName, RepositoryId};
+pub use journal::{Event, Fact};
+pub use keys::{Identity, Keyring, Protection};
+pub use lease::{Lease, Purpose};
+pub use logs::{ArchivedLog, LogHead, LogPlace, PushOutcome};
+pub use manifest::{ChunkRef, Manifest, Totals};
+pub use map::{MapPart, PART_PAGES};
+pub use pack::{BoxRef, PackId};
+pub use reader::ContentReader;
+pub use repository::{Cluster, Repository};
+pub use table::{FileEntry, PartRef};
+pub use writer::{BackupWriter, ExtentWriter, PartWriter};

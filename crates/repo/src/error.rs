@@ -1,0 +1,202 @@
+//! What can go wrong with a repository.
+
+use lifeboat_store::StoreError;
+use lifeboat_units::{Code, Explain, Retry};
+
+/// A failure of the repository, with the object it happened to.
+#[derive(Debug, thiserror::Error)]
+pub enum RepoError {
+    /// There is no repository at this place.
+    #[error("there is no lifeboat repository in {location}")]
+    Missing {
+        /// The store.
+        location: String,
+    },
+    /// There is a repository already.
+    #[error("there is a repository in {location} already")]
+    Exists {
+        /// The store.
+        location: String,
+    },
+    /// The object was written by a newer lifeboat.
+    #[error("`{object}` has format version {found}; this lifeboat knows versions up to {known}")]
+    TooNew {
+        /// The object.
+        object: String,
+        /// Its version.
+        found: u32,
+        /// The newest version that this program knows.
+        known: u32,
+    },
+    /// No key slot opens with this passphrase.
+    #[error("the passphrase opens none of the {slots} key slots of {location}")]
+    WrongPassphrase {
+        /// The store.
+        location: String,
+        /// How many slots were tried.
+        slots: usize,
+    },
+    /// The unlocked key file belongs to another repository.
+    #[error("the key at hand is for repository {key_of}, but {location} is repository {is}")]
+    ForeignKey {
+        /// The repository the key was made for.
+        key_of: String,
+        /// The repository that was opened.
+        is: String,
+        /// The store.
+        location: String,
+    },
+    /// Content is to be read, and only the writing key is at hand.
+    #[error("this host holds only the key for writing, not the one for reading content")]
+    WriteOnly,
+    /// A name that cannot be used for a cluster, backup or slot.
+    #[error("`{name}` cannot be the name of a {what}")]
+    BadName {
+        /// What was to be named.
+        what: &'static str,
+        /// The name.
+        name: String,
+    },
+    /// The content of an object is not what it must be.
+    #[error("`{object}` is damaged: {what}")]
+    Damaged {
+        /// The object.
+        object: String,
+        /// What is wrong.
+        what: String,
+    },
+    /// The backup is not in the repository.
+    #[error("there is no backup `{id}` of cluster `{cluster}`")]
+    NoSuchBackup {
+        /// The identifier that was asked for.
+        id: String,
+        /// The cluster.
+        cluster: String,
+    },
+    /// Another process works on this cluster.
+    #[error("{holder} is {purpose} cluster `{cluster}` since {since}")]
+    Busy {
+        /// The cluster.
+        cluster: String,
+        /// Host and process of the holder.
+        holder: String,
+        /// What it does, such as "backing up".
+        purpose: String,
+        /// Since when.
+        since: String,
+    },
+    /// The lease was lost while work went on.
+    #[error("the lease on cluster `{cluster}` was lost to {to}")]
+    LeaseLost {
+        /// The cluster.
+        cluster: String,
+        /// Who has it now.
+        to: String,
+    },
+    /// A key operation failed.
+    #[error("cannot {operation}: {why}")]
+    Key {
+        /// What was tried.
+        operation: &'static str,
+        /// Why it failed.
+        why: String,
+    },
+    /// A local file of keys cannot be used.
+    #[error("cannot use key file `{}`", path.display())]
+    KeyFile {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The store failed.
+    #[error(transparent)]
+    Store(StoreError),
+}
+
+impl RepoError {
+    /// A damaged object.
+    pub fn damaged(object: impl Into<String>, what: impl Into<String>) -> Self {
+        Self::Damaged { object: object.into(), what: what.into() }
+    }
+
+    /// Whether the store looked and an object is certainly not there.
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::Store(e) if e.is_not_found())
+    }
+}
+
+// Transparent: the store's error is the whole story, nothing is added on the way.
+impl From<StoreError> for RepoError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl Explain for RepoError {
+    fn code(&self) -> Code {
+        Code(match self {
+            Self::Missing { .. } => "LB-REPO-001",
+            Self::Exists { .. } => "LB-REPO-002",
+            Self::TooNew { .. } => "LB-REPO-003",
+            Self::WrongPassphrase { .. } => "LB-REPO-004",
+            Self::ForeignKey { .. } => "LB-REPO-005",
+            Self::WriteOnly => "LB-REPO-006",
+            Self::BadName { .. } => "LB-REPO-007",
+            Self::Damaged { .. } => "LB-REPO-008",
+            Self::NoSuchBackup { .. } => "LB-REPO-009",
+            Self::Busy { .. } => "LB-REPO-010",
+            Self::LeaseLost { .. } => "LB-REPO-011",
+            Self::Key { .. } => "LB-REPO-012",
+            Self::KeyFile { .. } => "LB-REPO-013",
+            Self::Store(error) => return error.code(),
+        })
+    }
+
+    fn retry(&self) -> Retry {
+        match self {
+            Self::Busy { .. } | Self::LeaseLost { .. } => Retry::Later,
+            Self::Store(error) => error.retry(),
+            Self::Missing { .. }
+            | Self::Exists { .. }
+            | Self::TooNew { .. }
+            | Self::WrongPassphrase { .. }
+            | Self::ForeignKey { .. }
+            | Self::WriteOnly
+            | Self::BadName { .. }
+            | Self::Damaged { .. }
+            | Self::NoSuchBackup { .. }
+            | Self::Key { .. }
+            | Self::KeyFile { .. } => Retry::Never,
+        }
+    }
+
+    fn help(&self) -> Option<String> {
+        let text = match self {
+            Self::Missing { .. } => "is the address right? `lifeboat init` makes a repository",
+            Self::Exists { .. } => "use it as it is, or choose another address",
+            Self::TooNew { .. } => "upgrade lifeboat on this host; nothing was changed",
+            Self::WrongPassphrase { .. } => {
+                "check the file or variable it comes from, a trailing space included"
+            }
+            Self::ForeignKey { .. } => {
+                "the repository was made anew or the address changed; remove the key file and run \
+                 any command with the passphrase to make a new one"
+            }
+            Self::WriteOnly => "give the passphrase: passphrase-file, or LIFEBOAT_PASSPHRASE",
+            Self::BadName { .. } => {
+                "a cluster's name has 1 to 64 of a-z, 0-9, `-` and `_`; `lifeboat list` shows backups"
+            }
+            Self::Damaged { .. } => "`lifeboat verify` names every backup that this touches",
+            Self::NoSuchBackup { .. } => "`lifeboat list` shows what is there",
+            Self::Busy { .. } => "wait until it is done; a process that died is noticed by itself",
+            Self::LeaseLost { .. } => {
+                "this process was paused for too long, or two hosts work on one cluster; nothing \
+                 was listed, run it again"
+            }
+            Self::Key { .. } | Self::KeyFile { .. } => return None, // the cause says it
+            Self::Store(error) => return error.help(),
+        };
+        Some(text.to_owned())
+    }
+}

@@ -1,0 +1,116 @@
+//! The journal of a cluster: facts that outlive backups. What was added, removed, lost.
+//!
+//! Format: docs/format/journal.md. With it a backup that vanished is told from one that expired.
+
+use lifeboat_store::Key;
+use lifeboat_units::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::crypt::BoxKind;
+use crate::error::RepoError;
+use crate::id::{BackupId, hex};
+use crate::repository::Cluster;
+
+/// Longest event that is read, in bytes.
+const EVENT_BYTES_MAX: u64 = 64 << 10;
+
+/// Something that happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// When, by lifeboat's clock.
+    pub at: Timestamp,
+    /// What.
+    pub fact: Fact,
+}
+
+/// What can happen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Fact {
+    /// A backup was listed.
+    BackupAdded {
+        /// The backup.
+        id: BackupId,
+    },
+    /// A backup was removed on purpose.
+    BackupRemoved {
+        /// The backup.
+        id: BackupId,
+        /// Why.
+        reason: String,
+    },
+    /// Log files were removed on purpose: all of this timeline below a position.
+    LogRemoved {
+        /// The system.
+        system: String,
+        /// The timeline.
+        timeline: u32,
+        /// The first file that was kept; everything before it is gone.
+        before: String,
+    },
+    /// Log files were given up: a gap.
+    LogGap {
+        /// The system.
+        system: String,
+        /// The timeline.
+        timeline: u32,
+        /// First file that is missing.
+        first: String,
+        /// Last file that is missing.
+        last: String,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// An event and the name of its object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recorded {
+    /// The object.
+    pub key: Key,
+    /// The event.
+    pub event: Event,
+}
+
+impl Cluster {
+    /// Records an event.
+    pub fn record(&self, at: Timestamp, fact: Fact) -> Result<(), RepoError> {
+        let mut random = [0; 4];
+        self.repository().entropy().fill(&mut random);
+        let name = format!("journal/{}-{}", at.strftime("%Y%m%dT%H%M%S%.6fZ"), hex(&random));
+        let mut body = vec![1];
+        body.extend(serde_json::to_vec(&Event { at, fact }).expect("texts always serialise"));
+        self.object_key(&name).seal(BoxKind::Event, 0, &mut body, 1);
+        Ok(self.store().put(&self.key(&name)?, &body)?)
+    }
+
+    /// All events, oldest first.
+    pub fn journal(&self) -> Result<Vec<Recorded>, RepoError> {
+        let prefix = format!("clusters/{}/journal/", self.name());
+        let mut keys = Vec::new();
+        self.store().list(&prefix, &mut |entry| keys.push(entry.key))?;
+        keys.sort_unstable();
+        keys.into_iter().map(|key| self.read_event(key)).collect()
+    }
+
+    fn read_event(&self, key: Key) -> Result<Recorded, RepoError> {
+        let mut body = self.store().get(&key, EVENT_BYTES_MAX)?;
+        let damaged = |what: &str| RepoError::damaged(key.as_str(), what);
+        match body.first() {
+            Some(1) => {}
+            Some(version) => {
+                return Err(RepoError::TooNew {
+                    object: key.to_string(),
+                    found: u32::from(*version),
+                    known: 1,
+                });
+            }
+            None => return Err(damaged("it is empty")),
+        }
+        let name = format!("journal/{}", key.name());
+        let plain = self.object_key(&name).open(BoxKind::Event, 0, key.as_str(), &mut body[1..])?;
+        let event = serde_json::from_slice(plain).map_err(|e| damaged(&e.to_string()))?;
+        Ok(Recorded { key, event })
+    }
+}

@@ -1,0 +1,465 @@
+//! Key slots, data keys, and the unlocked key file of a host.
+//!
+//! Format and reasons: docs/format/keys.md.
+
+use std::io::Write;
+use std::path::Path;
+use std::str::FromStr;
+
+use age::secrecy::ExposeSecret;
+use argon2::{Algorithm, Argon2, Params, Version};
+use lifeboat_store::{Key, Store, StoreError};
+use lifeboat_units::{Entropy, Secret};
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use crate::crypt::{BoxKind, IndexKey, Scope, SealKey};
+use crate::error::RepoError;
+use crate::id::{RepositoryId, hex, unhex};
+
+/// Largest object of keys that is read, in bytes.
+const KEY_OBJECT_BYTES_MAX: u64 = 64 << 10;
+/// Where key slots lie.
+const SLOT_PREFIX: &str = "keys/slots/";
+/// The list of recipients.
+const RECIPIENTS: &str = "keys/recipients";
+
+/// The private half that opens content.
+#[derive(Clone)]
+pub struct Identity(age::x25519::Identity);
+
+impl Identity {
+    /// Reads `AGE-SECRET-KEY-1…`.
+    pub fn parse(text: &str) -> Result<Self, RepoError> {
+        age::x25519::Identity::from_str(text.trim()).map(Self).map_err(|why| RepoError::Key {
+            operation: "read the private key",
+            why: why.to_owned(),
+        })
+    }
+
+    /// The text that [`Identity::parse`] and the `age` tool read. A secret.
+    pub fn to_secret(&self) -> Secret {
+        Secret::new(self.0.to_string().expose_secret().to_owned())
+    }
+
+    /// The public half, `age1…`.
+    pub fn recipient(&self) -> String {
+        self.0.to_public().to_string()
+    }
+}
+
+impl std::fmt::Debug for Identity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Identity[secret of {}]", self.recipient())
+    }
+}
+
+/// What a host can do with a repository: always write, and read content if it has the identity.
+#[derive(Debug, Clone)]
+pub struct Keyring {
+    /// The repository these keys belong to.
+    pub repository: RepositoryId,
+    /// Seals manifests, maps and names.
+    pub index: IndexKey,
+    /// To whom content is sealed (`age1…`), at least one.
+    pub recipients: Vec<String>,
+    /// Opens content; `None` in write-only mode.
+    pub identity: Option<Identity>,
+}
+
+/// How the keys in a slot are protected.
+pub enum Protection<'a> {
+    /// By a passphrase.
+    Passphrase(&'a Secret),
+    /// Not at all: whoever reads the repository reads the data.
+    Open,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SlotObject {
+    lifeboat: String,
+    version: u32,
+    kind: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kdf: Option<Kdf>,
+    keys: String,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Kdf {
+    name: String,
+    memory_kib: u32,
+    passes: u32,
+    lanes: u32,
+    salt: String,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SlotKeys {
+    index: Zeroizing<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    identity: Option<Zeroizing<String>>,
+}
+
+impl Kdf {
+    /// RFC 9106 names 64 MiB, 3 passes, 4 lanes for memory-constrained machines.
+    fn new(entropy: &dyn Entropy) -> Self {
+        let mut salt = [0; 16];
+        entropy.fill(&mut salt);
+        Self {
+            name: "argon2id".to_owned(),
+            memory_kib: 64 << 10,
+            passes: 3,
+            lanes: 4,
+            salt: hex(&salt),
+        }
+    }
+
+    fn derive(&self, object: &str, passphrase: &Secret) -> Result<Zeroizing<[u8; 32]>, RepoError> {
+        let bounds_hold = self.name == "argon2id"
+            && self.memory_kib <= 1 << 20
+            && self.passes <= 16
+            && self.lanes <= 16;
+        if !bounds_hold {
+            return Err(RepoError::damaged(object, "its key derivation is out of bounds"));
+        }
+        let fail = |e: argon2::Error| RepoError::damaged(object, e.to_string());
+        let salt = unhex(&self.salt)
+            .ok_or_else(|| RepoError::damaged(object, "its salt is not hexadecimal"))?;
+        let params =
+            Params::new(self.memory_kib, self.passes, self.lanes, Some(32)).map_err(fail)?;
+        let mut key = Zeroizing::new([0; 32]);
+        Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
+            .hash_password_into(passphrase.expose().as_bytes(), &salt, key.as_mut())
+            .map_err(fail)?;
+        Ok(key)
+    }
+}
+
+fn slot_key(name: &str) -> Result<Key, RepoError> {
+    let ok = (1..=64).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+    if ok {
+        Ok(Key::new(format!("{SLOT_PREFIX}{name}"))?)
+    } else {
+        Err(RepoError::BadName { what: "key slot", name: name.to_owned() })
+    }
+}
+
+impl Keyring {
+    /// New keys for a new repository, with a private key of its own.
+    pub fn generate(repository: RepositoryId, entropy: &dyn Entropy) -> Self {
+        let identity = Identity(age::x25519::Identity::generate());
+        Self {
+            repository,
+            index: IndexKey::random(entropy),
+            recipients: vec![identity.recipient()],
+            identity: Some(identity),
+        }
+    }
+
+    /// Adds a key slot that opens to these keys (the identity only if it is at hand).
+    pub fn add_slot(
+        &self,
+        store: &dyn Store,
+        name: &str,
+        protection: &Protection<'_>,
+        entropy: &dyn Entropy,
+    ) -> Result<(), RepoError> {
+        let key = slot_key(name)?;
+        let keys = SlotKeys {
+            index: Zeroizing::new(hex(self.index.expose())),
+            identity: self
+                .identity
+                .as_ref()
+                .map(|identity| Zeroizing::new(identity.to_secret().expose().to_owned())),
+        };
+        let plain = Zeroizing::new(serde_json::to_vec(&keys).expect("texts always serialise"));
+        let (kind, kdf, keys) = match protection {
+            Protection::Open => ("open", None, hex(&plain)),
+            Protection::Passphrase(passphrase) => {
+                let kdf = Kdf::new(entropy);
+                let mut sealed = plain.to_vec();
+                self.slot_seal(&*kdf.derive(key.as_str(), passphrase)?, name).seal(
+                    BoxKind::Slot,
+                    0,
+                    &mut sealed,
+                    0,
+                );
+                ("passphrase", Some(kdf), hex(&sealed))
+            }
+        };
+        let slot = SlotObject {
+            lifeboat: "key slot".to_owned(),
+            version: 1,
+            kind: kind.to_owned(),
+            kdf,
+            keys,
+        };
+        let body = serde_json::to_vec_pretty(&slot).expect("texts always serialise");
+        store.put(&key, &body)?;
+        Ok(())
+    }
+
+    fn slot_seal(&self, key: &[u8; 32], name: &str) -> SealKey {
+        SealKey::new(key, &Scope::repository(self.repository, name))
+    }
+
+    /// Stores the list of recipients, sealed by the index key.
+    pub fn store_recipients(&self, store: &dyn Store) -> Result<(), RepoError> {
+        let mut body = serde_json::to_vec(&self.recipients).expect("texts always serialise");
+        self.index.session(&Scope::repository(self.repository, RECIPIENTS)).seal(
+            BoxKind::Recipients,
+            0,
+            &mut body,
+            0,
+        );
+        store.put(&Key::new(RECIPIENTS)?, &body)?;
+        Ok(())
+    }
+
+    /// Opens the slots with a passphrase (or an open slot without one).
+    pub fn unlock(
+        store: &dyn Store,
+        repository: RepositoryId,
+        passphrase: Option<&Secret>,
+    ) -> Result<Self, RepoError> {
+        let slots = slots(store)?;
+        for name in &slots {
+            if let Some(keys) = open_slot(store, repository, name, passphrase)? {
+                return Self::from_slot(store, repository, &keys, name);
+            }
+        }
+        Err(RepoError::WrongPassphrase { location: store.location(), slots: slots.len() })
+    }
+
+    fn from_slot(
+        store: &dyn Store,
+        repository: RepositoryId,
+        keys: &SlotKeys,
+        slot: &str,
+    ) -> Result<Self, RepoError> {
+        let index = unhex(&keys.index)
+            .and_then(|bytes| bytes.try_into().ok())
+            .ok_or_else(|| RepoError::damaged(slot, "its index key has not 32 bytes"))?;
+        let identity = keys.identity.as_ref().map(|text| Identity::parse(text)).transpose()?;
+        Self::assemble(store, repository, IndexKey::from_bytes(index), identity)
+    }
+
+    /// Completes keys with the repository's list of recipients; proves that the index key fits.
+    fn assemble(
+        store: &dyn Store,
+        repository: RepositoryId,
+        index: IndexKey,
+        identity: Option<Identity>,
+    ) -> Result<Self, RepoError> {
+        let mut body = store.get(&Key::new(RECIPIENTS)?, KEY_OBJECT_BYTES_MAX)?;
+        let seal = index.session(&Scope::repository(repository, RECIPIENTS));
+        let plain = seal.open(BoxKind::Recipients, 0, RECIPIENTS, &mut body)?;
+        let recipients: Vec<String> = serde_json::from_slice(plain)
+            .map_err(|e| RepoError::damaged(RECIPIENTS, e.to_string()))?;
+        if recipients.is_empty() {
+            return Err(RepoError::damaged(RECIPIENTS, "it is empty"));
+        }
+        Ok(Self { repository, index, recipients, identity })
+    }
+
+    /// Writes the unlocked keys to a file of mode 0600: the index key, and the identity if
+    /// `with_identity`. Replaces the file as a whole.
+    pub fn write_file(&self, path: &Path, with_identity: bool) -> Result<(), RepoError> {
+        let keys = KeyFile {
+            lifeboat: "unlocked keys".to_owned(),
+            version: 1,
+            repository: self.repository.to_string(),
+            index: Zeroizing::new(hex(self.index.expose())),
+            identity: self
+                .identity
+                .as_ref()
+                .filter(|_| with_identity)
+                .map(|identity| Zeroizing::new(identity.to_secret().expose().to_owned())),
+        };
+        let body =
+            Zeroizing::new(serde_json::to_vec_pretty(&keys).expect("texts always serialise"));
+        replace_private(path, &body)
+            .map_err(|source| RepoError::KeyFile { path: path.to_owned(), source })
+    }
+
+    /// Reads keys from a file that [`Keyring::write_file`] wrote, for the repository in `store`.
+    pub fn read_file(
+        store: &dyn Store,
+        repository: RepositoryId,
+        path: &Path,
+    ) -> Result<Self, RepoError> {
+        let fail = |source| RepoError::KeyFile { path: path.to_owned(), source };
+        let invalid = |why: String| fail(std::io::Error::new(std::io::ErrorKind::InvalidData, why));
+        let body = Zeroizing::new(std::fs::read(path).map_err(fail)?);
+        let keys: KeyFile = serde_json::from_slice(&body).map_err(|e| invalid(e.to_string()))?;
+        if keys.repository != repository.to_string() {
+            return Err(RepoError::ForeignKey {
+                key_of: keys.repository,
+                is: repository.to_string(),
+                location: store.location(),
+            });
+        }
+        let index = unhex(&keys.index)
+            .and_then(|bytes| bytes.try_into().ok())
+            .ok_or_else(|| invalid("its index key has not 32 bytes".to_owned()))?;
+        let identity = keys.identity.as_ref().map(|text| Identity::parse(text)).transpose()?;
+        Self::assemble(store, repository, IndexKey::from_bytes(index), identity)
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct KeyFile {
+    lifeboat: String,
+    version: u32,
+    repository: String,
+    index: Zeroizing<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    identity: Option<Zeroizing<String>>,
+}
+
+/// Writes a file that only its owner reads: whole or not at all.
+fn replace_private(path: &Path, body: &[u8]) -> std::io::Result<()> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    std::fs::create_dir_all(directory)?;
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(format!(".{}.tmp", std::process::id()));
+    let mut file = std::fs::File::options()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&temporary)?;
+    file.write_all(body)?;
+    file.sync_all()?;
+    std::fs::rename(&temporary, path)?;
+    std::fs::File::open(directory)?.sync_all()
+}
+
+/// Names of all key slots, sorted.
+pub fn slots(store: &dyn Store) -> Result<Vec<String>, RepoError> {
+    let mut names = Vec::new();
+    store.list(SLOT_PREFIX, &mut |entry| names.push(entry.key.name().to_owned()))?;
+    names.sort();
+    Ok(names)
+}
+
+/// Removes a key slot; refuses to remove the last.
+pub fn remove_slot(store: &dyn Store, name: &str) -> Result<(), RepoError> {
+    let all = slots(store)?;
+    if !all.iter().any(|slot| slot == name) {
+        return Err(RepoError::Key {
+            operation: "remove the key slot",
+            why: format!("there is no slot `{name}`; there are {}", all.join(", ")),
+        });
+    }
+    if all.len() == 1 {
+        return Err(RepoError::Key {
+            operation: "remove the key slot",
+            why: format!("`{name}` is the last: without it nothing can ever be read again"),
+        });
+    }
+    store.delete(&slot_key(name)?)?;
+    Ok(())
+}
+
+/// Opens one slot; `None` when the passphrase is not its own.
+fn open_slot(
+    store: &dyn Store,
+    repository: RepositoryId,
+    name: &str,
+    passphrase: Option<&Secret>,
+) -> Result<Option<SlotKeys>, RepoError> {
+    let key = slot_key(name)?;
+    let object = key.as_str();
+    let body = match store.get(&key, KEY_OBJECT_BYTES_MAX) {
+        Ok(body) => body,
+        Err(StoreError::NotFound { .. }) => return Ok(None), // removed since it was listed
+        Err(error) => return Err(error.into()),
+    };
+    let damaged = |what: String| RepoError::damaged(object, what);
+    let slot: SlotObject = serde_json::from_slice(&body).map_err(|e| damaged(e.to_string()))?;
+    if slot.version > 1 {
+        return Err(RepoError::TooNew { object: object.to_owned(), found: slot.version, known: 1 });
+    }
+    let mut keys =
+        Zeroizing::new(unhex(&slot.keys).ok_or_else(|| damaged("not hexadecimal".to_owned()))?);
+    let plain: &[u8] = match (slot.kind.as_str(), &slot.kdf, passphrase) {
+        ("open", None, _) => &keys,
+        ("passphrase", Some(kdf), Some(passphrase)) => {
+            let scope = Scope::repository(repository, name);
+            let seal = SealKey::new(&*kdf.derive(object, passphrase)?, &scope);
+            match seal.open(BoxKind::Slot, 0, object, &mut keys) {
+                Ok(plain) => plain,
+                Err(_) => return Ok(None),
+            }
+        }
+        ("passphrase", Some(_), None) => return Ok(None),
+        _ => return Err(damaged(format!("unknown kind of slot `{}`", slot.kind))),
+    };
+    serde_json::from_slice(plain).map(Some).map_err(|e| damaged(e.to_string()))
+}
+
+/// A fresh key for the content of one backup or log file.
+pub struct DataKey(Zeroizing<[u8; 32]>);
+
+impl DataKey {
+    /// Longest wrapped key that is read, in bytes: room for dozens of recipients.
+    pub const WRAPPED_BYTES_MAX: usize = 16 << 10;
+
+    /// A new key.
+    pub fn random(entropy: &dyn Entropy) -> Self {
+        let mut bytes = Zeroizing::new([0; 32]);
+        entropy.fill(bytes.as_mut());
+        Self(bytes)
+    }
+
+    /// The sealing key of this data key in its scope.
+    pub fn seal_key(&self, scope: &Scope) -> SealKey {
+        SealKey::new(&self.0, scope)
+    }
+
+    /// Wraps the key to every recipient: an age file (age-encryption.org/v1).
+    pub fn wrap(&self, recipients: &[String]) -> Result<Vec<u8>, RepoError> {
+        let fail = |why: String| RepoError::Key { operation: "wrap a data key", why };
+        let parsed = recipients
+            .iter()
+            .map(|text| age::x25519::Recipient::from_str(text).map_err(|e| fail(e.to_owned())))
+            .collect::<Result<Vec<_>, _>>()?;
+        let encryptor =
+            age::Encryptor::with_recipients(parsed.iter().map(|r| r as &dyn age::Recipient))
+                .map_err(|e| fail(e.to_string()))?;
+        let mut wrapped = Vec::with_capacity(256);
+        let mut writer = encryptor.wrap_output(&mut wrapped).map_err(|e| fail(e.to_string()))?;
+        writer.write_all(self.0.as_ref()).map_err(|e| fail(e.to_string()))?;
+        writer.finish().map_err(|e| fail(e.to_string()))?;
+        Ok(wrapped)
+    }
+
+    /// Unwraps a key with the identity.
+    pub fn unwrap(
+        wrapped: &[u8],
+        identity: Option<&Identity>,
+        object: &str,
+    ) -> Result<Self, RepoError> {
+        let identity = identity.ok_or(RepoError::WriteOnly)?;
+        let plain = Zeroizing::new(
+            age::decrypt(&identity.0, wrapped)
+                .map_err(|e| RepoError::damaged(object, format!("its data key: {e}")))?,
+        );
+        let bytes: [u8; 32] = plain
+            .as_slice()
+            .try_into()
+            .map_err(|_| RepoError::damaged(object, "its data key has not 32 bytes"))?;
+        Ok(Self(Zeroizing::new(bytes)))
+    }
+}
