@@ -54,7 +54,8 @@ class Runner:
         self.give(path)
         return path
 
-    def _start(self, command, **options):
+    def spawn(self, command, **options):
+        """Starts a command as that user, in the work directory."""
         return subprocess.Popen(
             [str(word) for word in command],
             cwd=self.work, env=self.environment, **self.identity, **options,
@@ -63,7 +64,7 @@ class Runner:
     def run(self, *command, stdin=None) -> str:
         """Runs a command that is not measured and returns what it printed."""
         with open(self.log, "ab") as log:
-            process = self._start(
+            process = self.spawn(
                 command, stdin=stdin or subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log)
             output = process.communicate()[0].decode()
         if process.returncode != 0:
@@ -74,7 +75,7 @@ class Runner:
         """Runs a command and returns what it took."""
         with open(self.log, "ab") as log:
             began = time.monotonic()
-            process = self._start(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            process = self.spawn(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
             _, status, usage = os.wait4(process.pid, 0)
             wall_s = time.monotonic() - began
         process.returncode = os.waitstatus_to_exitcode(status)

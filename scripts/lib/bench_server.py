@@ -85,10 +85,6 @@ class Server:
         return self.runner.run(
             "psql", "-U", "postgres", "-XqAt", "-v", "ON_ERROR_STOP=1", "-c", statements).strip()
 
-    def warm_up(self, size: float):
-        """Touches as much memory as the run will use: a virtual machine pays for it the first time."""
-        self.runner.run("bash", "-c", f"head -c {round(6e9 * size)} /dev/zero > warm; rm warm")
-
     def settle(self):
         """Writes everything out, so that no measurement pays for what came before it."""
         self.sql("CHECKPOINT")
@@ -123,7 +119,7 @@ class Server:
 
     def _load_documents(self, count: int):
         self.sql("CREATE TABLE documents (id int PRIMARY KEY, body jsonb) WITH (fillfactor = 85)")
-        psql = self.runner._start(
+        psql = self.runner.spawn(
             ["psql", "-U", "postgres", "-Xq", "-v", "ON_ERROR_STOP=1", "-c", "COPY documents FROM STDIN"],
             stdin=subprocess.PIPE)
         with psql.stdin:

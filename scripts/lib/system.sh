@@ -59,6 +59,10 @@ prepare_system() {
   local packages
   mapfile -t packages < <(missing_packages)
   if ((${#packages[@]})); then system_install "${packages[@]}"; fi
+}
+
+# Servers refuse to run as root. Debian's server package brings this user, so this comes last.
+ensure_user() {
   if ! id -u postgres > /dev/null 2>&1; then
     say "adding the user postgres"
     useradd --system --user-group --home-dir /var/lib/postgresql --shell /bin/bash postgres

@@ -65,7 +65,7 @@ unpack_from() {
   command -v patchelf > /dev/null || die "patchelf is missing"
   private_apt_config "$apt_dir" "$suite"
   local -x APT_CONFIG=$apt_dir/apt.conf
-  apt-get -qq update
+  apt-get -qq update || die "apt cannot use the suite $suite of the system's mirror, see above"
   mapfile -t packages < <(apt-get -qq --simulate --no-install-recommends install "$@" |
     awk '/^Inst / { print $2 }' | choose_packages "$@")
   ((${#packages[@]})) || die "the suite $suite has no $*"
