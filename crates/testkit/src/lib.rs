@@ -1,1 +1,15 @@
-//! lifeboat's testkit.
+//! For tests only: what makes whole histories of failure repeatable.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`clock`] | [`SimClock`], time that tests set |
+//! | [`faulty`] | [`FaultyStore`], a store that fails at a chosen call |
+//! | [`recording`] | [`RecordingStore`], a store that remembers the order of calls |
+
+pub mod clock;
+pub mod faulty;
+pub mod recording;
+
+pub use clock::SimClock;
+pub use faulty::{Fault, FaultyStore, Schedule};
+pub use recording::{Operation, RecordingStore};

@@ -17,11 +17,11 @@ use crate::key::Key;
 /// Up to this many files are kept open and synced one by one. More are closed as they are
 /// written, and one `syncfs` makes them durable.
 ///
-/// Measured on ext4 on a virtual disk while others used it: 60 files of 16 MiB, written out early,
-/// take 0.4 to 0.6 s with `fdatasync` each and 0.9 s or more with `syncfs`; 64 of 4 KiB 0.19 s and
-/// 0.05 s; 5000 of 4 KiB, beyond their writing, 1.3 to 10 s (a journal commit for each) and
-/// 0.15 s. But `syncfs` also waits for what others wrote to that file system, such as a database
-/// beside the repository, so it is kept for numbers where nothing else will do.
+/// Measured on ext4 on a virtual disk that others used too. 60 files of 16 MiB, written out early:
+/// the barrier takes 10 to 20 ms with either, 0.4 s where nothing was written out before. 64 of
+/// 4 KiB: 0.16 s with `fdatasync` each, 0.01 s with `syncfs`; 5000 of 4 KiB: 1.3 to 10 s (a journal
+/// commit for each) and 0.2 s. But `syncfs` also waits for what others wrote to that file system,
+/// such as a database beside the repository, so it is kept for numbers where nothing else will do.
 const FILES_HELD_MAX: usize = 64;
 
 /// From this size on, writing to the device begins at once and not only at the barrier.
