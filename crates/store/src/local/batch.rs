@@ -24,6 +24,9 @@ use crate::key::Key;
 /// such as a database beside the repository, so it is kept for numbers where nothing else will do.
 const FILES_HELD_MAX: usize = 64;
 
+/// A commit keeps up to this many directories open before it syncs them.
+const DIRECTORIES_HELD_MAX: usize = 64;
+
 /// From this size on, writing to the device begins at once and not only at the barrier.
 const EARLY_BYTES_MIN: usize = 1 << 20;
 
@@ -178,6 +181,9 @@ impl Pending<'_> {
         while let Some(next) = self.written.last() {
             let path = directory_of(&next.key);
             if directories.last().is_none_or(|(open, _)| open != path) {
+                if directories.len() == DIRECTORIES_HELD_MAX {
+                    self.sync_directories(&mut directories)?;
+                }
                 directories.push((path.to_owned(), self.batch.directory(path)?));
             }
             let (Some((_, directory)), Some(one)) = (directories.last(), self.written.pop()) else {
@@ -189,10 +195,14 @@ impl Pending<'_> {
                 Err(source) => return Err(store.root.failed("commit", one.key.as_str(), source)),
             }
         }
-        for (path, directory) in &directories {
-            sync_directory(directory).map_err(|source| store.root.failed("sync", path, source))?;
-        }
-        Ok(())
+        self.sync_directories(&mut directories)
+    }
+
+    fn sync_directories(&self, directories: &mut Vec<(String, OwnedFd)>) -> Result<(), StoreError> {
+        let root = &self.batch.store.root;
+        directories.drain(..).try_for_each(|(path, directory)| {
+            sync_directory(&directory).map_err(|source| root.failed("sync", &path, source))
+        })
     }
 }
 
