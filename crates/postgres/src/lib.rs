@@ -5,12 +5,17 @@
 //! | [`versions`] | the facts that tell one major version from another |
 //! | [`control`] | [`control::ControlFile`]: `global/pg_control` |
 //! | [`page`] | [`page::PgPageFormat`]: checks a page |
+//! | [`transform`] | [`transform::SplitPages`]: reorders pages for compression |
 //! | [`wal`] | WAL segments and their records |
 //! | [`facts`] | [`facts::log_facts`]: commits and restore points in a segment |
 
 mod bytes;
 pub mod control;
 pub mod facts;
+pub mod live;
 pub mod page;
+pub mod recovery_conf;
+pub mod scan;
+pub mod transform;
 pub mod versions;
 pub mod wal;

@@ -5,10 +5,12 @@
 //! | [`clock`] | [`SimClock`], time that tests set |
 //! | [`faulty`] | [`FaultyStore`], a store that fails at a chosen call |
 //! | [`recording`] | [`RecordingStore`], a store that remembers the order of calls |
+//! | [`scratch`] | [`scratch::ScratchServer`], a throw-away PostgreSQL |
 
 pub mod clock;
 pub mod faulty;
 pub mod recording;
+pub mod scratch;
 
 pub use clock::SimClock;
 pub use faulty::{Fault, FaultyStore, Schedule};

@@ -1,0 +1,243 @@
+//! What can go wrong between lifeboat and a running server.
+
+use std::path::PathBuf;
+
+use lifeboat_engine::{EngineError, LogNameError, Lsn, SegmentName, SystemId, TimelineId};
+use lifeboat_units::{Code, Explain, Retry};
+use postgres::error::SqlState;
+
+use crate::control::ControlError;
+
+/// Trouble with a running server.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LiveError {
+    /// No connection.
+    #[error("cannot connect to PostgreSQL at {server}")]
+    Connect {
+        /// The connection string without the password.
+        server: String,
+        /// Why.
+        source: postgres::Error,
+    },
+    /// The server refused the login.
+    #[error("PostgreSQL at {server} refused the login")]
+    Login {
+        /// The connection string without the password.
+        server: String,
+        /// Why.
+        source: postgres::Error,
+    },
+    /// The session ended while it was needed.
+    #[error("the connection to PostgreSQL was lost: {doing}")]
+    Lost {
+        /// What was being done.
+        doing: &'static str,
+        /// Why.
+        source: postgres::Error,
+    },
+    /// A statement failed.
+    #[error("PostgreSQL refused: {doing}")]
+    Query {
+        /// What was being done.
+        doing: &'static str,
+        /// Why.
+        source: postgres::Error,
+    },
+    /// The role lacks a privilege.
+    #[error("role `{role}` may not do this: {doing}")]
+    Privilege {
+        /// The role of the session.
+        role: String,
+        /// What was being done.
+        doing: &'static str,
+        /// The statements that would allow it.
+        grants: String,
+    },
+    /// A version outside 14 to 18.
+    #[error("PostgreSQL {version} is not supported: lifeboat knows 14 to 18")]
+    Version {
+        /// In the server's words.
+        version: String,
+    },
+    /// The server is a standby.
+    #[error("the server is a standby; a backup can only be taken from a primary for now")]
+    Standby,
+    /// A file of the data directory cannot be read.
+    #[error("cannot read `{}`", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The control file is damaged or unknown.
+    #[error("the control file `{}` cannot be used", path.display())]
+    Control {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: ControlError,
+    },
+    /// The directory belongs to another cluster.
+    #[error(
+        "`{}` is not the data directory of this server: its system identifier is {on_disk}, the server's is {server}",
+        path.display()
+    )]
+    ForeignDirectory {
+        /// The directory.
+        path: PathBuf,
+        /// What its control file says.
+        on_disk: SystemId,
+        /// What the server says.
+        server: SystemId,
+    },
+    /// The directory is a copy that does not follow the server.
+    #[error(
+        "`{}` is a copy of this server's data directory, not the directory itself: its last checkpoint is {on_disk}, older than the backup's start {start}",
+        path.display()
+    )]
+    StaleDirectory {
+        /// The directory.
+        path: PathBuf,
+        /// Checkpoint in its control file.
+        on_disk: Lsn,
+        /// Where the backup started.
+        start: Lsn,
+    },
+    /// The server went on to another timeline.
+    #[error("the server changed from timeline {before} to {now} while the backup ran")]
+    TimelineChanged {
+        /// At the start.
+        before: TimelineId,
+        /// Now.
+        now: TimelineId,
+    },
+    /// Another server process answers than the one in backup mode.
+    #[error("another server process answers than the one that started the backup")]
+    SessionSwapped,
+    /// Calls in the wrong order.
+    #[error("{0}")]
+    Order(&'static str),
+    /// The current segment stays the same.
+    #[error("WAL segment {segment} was not finished although the server was asked to switch")]
+    NoSwitch {
+        /// The segment.
+        segment: SegmentName,
+    },
+    /// An answer that cannot be understood.
+    #[error("PostgreSQL gave an unexpected answer: {doing}")]
+    Answer {
+        /// What was asked.
+        doing: &'static str,
+    },
+    /// An answer that should be a position or a segment name.
+    #[error("PostgreSQL gave an unexpected WAL position")]
+    Position {
+        /// Why it is none.
+        source: LogNameError,
+    },
+}
+
+impl LiveError {
+    /// Sorts a failed statement: session lost, or refused.
+    pub(crate) fn statement(doing: &'static str, source: postgres::Error) -> Self {
+        let code = source.code();
+        let ending = [
+            SqlState::ADMIN_SHUTDOWN,
+            SqlState::CRASH_SHUTDOWN,
+            SqlState::CANNOT_CONNECT_NOW,
+            SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT,
+        ];
+        if code.is_none() || code.is_some_and(|c| ending.contains(c)) {
+            Self::Lost { doing, source }
+        } else {
+            Self::Query { doing, source }
+        }
+    }
+}
+
+impl From<LiveError> for EngineError {
+    fn from(error: LiveError) -> Self {
+        Self::new(error)
+    }
+}
+
+impl Explain for LiveError {
+    fn code(&self) -> Code {
+        match self {
+            Self::Connect { .. } => Code("LB-PG-020"),
+            Self::Login { .. } => Code("LB-PG-021"),
+            Self::Lost { .. } => Code("LB-PG-022"),
+            Self::Query { .. } => Code("LB-PG-023"),
+            Self::Privilege { .. } => Code("LB-PG-024"),
+            Self::Version { .. } => Code("LB-PG-025"),
+            Self::Standby => Code("LB-PG-026"),
+            Self::Read { .. } => Code("LB-PG-027"),
+            Self::Control { .. } => Code("LB-PG-028"),
+            Self::ForeignDirectory { .. } => Code("LB-PG-029"),
+            Self::StaleDirectory { .. } => Code("LB-PG-030"),
+            Self::TimelineChanged { .. } => Code("LB-PG-031"),
+            Self::SessionSwapped => Code("LB-PG-032"),
+            Self::Order(_) => Code("LB-PG-033"),
+            Self::NoSwitch { .. } => Code("LB-PG-034"),
+            Self::Answer { .. } | Self::Position { .. } => Code("LB-PG-035"),
+        }
+    }
+
+    fn retry(&self) -> Retry {
+        match self {
+            Self::Connect { .. } | Self::Lost { .. } | Self::NoSwitch { .. } => Retry::Later,
+            Self::Control { source, .. } => source.retry(),
+            Self::TimelineChanged { .. } => Retry::Later,
+            Self::Login { .. }
+            | Self::Query { .. }
+            | Self::Privilege { .. }
+            | Self::Version { .. }
+            | Self::Standby
+            | Self::Read { .. }
+            | Self::ForeignDirectory { .. }
+            | Self::StaleDirectory { .. }
+            | Self::SessionSwapped
+            | Self::Order(_)
+            | Self::Answer { .. }
+            | Self::Position { .. } => Retry::Never,
+        }
+    }
+
+    fn help(&self) -> Option<String> {
+        let text = match self {
+            Self::Connect { .. } => {
+                "is the server running, and are host (a socket's directory) and port right?"
+            }
+            Self::Login { .. } => {
+                "the server's pg_hba.conf and the password (PGPASSWORD, password file of mode 0600) decide"
+            }
+            Self::Lost { .. } => {
+                "the server's log says why the session ended; a backup must be started anew"
+            }
+            Self::Privilege { grants, .. } => {
+                return Some(format!("a superuser can run:\n{grants}"));
+            }
+            Self::Standby => "connect to the primary",
+            Self::Read { .. } => {
+                "run lifeboat as the owner of the data directory, on the server's own machine"
+            }
+            Self::Control { source, .. } => return source.help(),
+            Self::ForeignDirectory { .. } | Self::StaleDirectory { .. } => {
+                "do the connection and the data directory name the same server, on this machine?"
+            }
+            Self::TimelineChanged { .. } => "take the backup again",
+            Self::SessionSwapped => {
+                "connect to the server itself: a pooler that shares sessions cannot hold backup mode"
+            }
+            Self::NoSwitch { .. } => "try again; if it stays, the server's log says more",
+            Self::Query { .. }
+            | Self::Version { .. }
+            | Self::Order(_)
+            | Self::Answer { .. }
+            | Self::Position { .. } => return None,
+        };
+        Some(text.to_owned())
+    }
+}

@@ -1,0 +1,23 @@
+//! Running servers: connections, what a server says about itself, backup mode, cluster control.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`conninfo`] | [`conninfo::Conninfo`]: connection strings as libpq reads them |
+//! | [`session`] | connections with settings that suit a backup |
+//! | [`server`] | [`server::ServerFacts`]: version, settings, privileges, archiver |
+//! | [`privileges`] | what a role needs, and the GRANTs that give it |
+//! | [`backup`] | [`backup::PostgresOrigin`]: backup mode |
+//! | [`cluster`] | binaries, initdb, start, stop, status |
+//! | [`isolation`] | settings that keep a restored server to itself |
+//! | [`recover`] | starting a restored server and waiting for recovery |
+//! | [`error`] | [`error::LiveError`] |
+
+pub mod backup;
+pub mod cluster;
+pub mod conninfo;
+pub mod error;
+pub mod isolation;
+pub mod privileges;
+pub mod recover;
+pub mod server;
+pub mod session;

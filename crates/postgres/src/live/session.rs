@@ -1,0 +1,163 @@
+//! Connections with settings that suit a backup.
+
+use lifeboat_units::Timestamp;
+use postgres::config::SslMode;
+use postgres::error::SqlState;
+use postgres::types::ToSql;
+use postgres::{Client, Config, NoTls, Row};
+
+use super::conninfo::{Conninfo, Endpoint, Host};
+use super::error::LiveError;
+use super::privileges;
+
+/// Set in every session: nothing of ours may be cut off by a time limit that was meant for
+/// others, nor find functions of somebody's schema, nor wait for a synchronous standby.
+const SETTINGS: &str = "\
+    SET statement_timeout = 0; SET lock_timeout = 0; \
+    SET idle_in_transaction_session_timeout = 0; SET idle_session_timeout = 0; \
+    SET search_path = ''; SET datestyle = 'ISO, YMD'; SET synchronous_commit = local";
+
+/// An open session and what is always known about it.
+pub struct Session {
+    client: Client,
+    role: String,
+    version_num: u32,
+}
+
+impl Session {
+    /// Connects to the first of the hosts that lets us in.
+    pub fn open(conninfo: &Conninfo) -> Result<Self, LiveError> {
+        let mut last = None;
+        for host in &conninfo.hosts {
+            match config(conninfo, host).connect(NoTls) {
+                Ok(client) => return Self::prepare(client),
+                Err(error) => last = Some(refused(conninfo, error)),
+            }
+        }
+        Err(last.unwrap_or(LiveError::Answer { doing: "connecting to no host at all" }))
+    }
+
+    fn prepare(mut client: Client) -> Result<Self, LiveError> {
+        const DOING: &str = "preparing the session";
+        let failed = |error| LiveError::statement(DOING, error);
+        let row = client
+            .query_one(
+                "SELECT current_setting('server_version_num')::int4, current_user::text, \
+                 current_setting('server_version')",
+                &[],
+            )
+            .map_err(failed)?;
+        let version_num = u32::try_from(row.get::<_, i32>(0)).unwrap_or(0);
+        if !(14..=18).contains(&(version_num / 10_000)) {
+            return Err(LiveError::Version { version: row.get(2) });
+        }
+        client.batch_execute(SETTINGS).map_err(failed)?;
+        if version_num >= 170_000 {
+            client.batch_execute("SET transaction_timeout = 0").map_err(failed)?;
+        }
+        Ok(Self { client, role: row.get(1), version_num })
+    }
+
+    /// The role that statements run as.
+    pub fn role(&self) -> &str {
+        &self.role
+    }
+
+    /// Such as 180006.
+    pub fn version_num(&self) -> u32 {
+        self.version_num
+    }
+
+    /// Such as 18.
+    pub fn major(&self) -> u32 {
+        self.version_num / 10_000
+    }
+
+    /// Asks for exactly one row; `doing` is what to say when it fails.
+    pub fn ask(
+        &mut self,
+        doing: &'static str,
+        sql: &str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Row, LiveError> {
+        self.client.query_one(sql, parameters).map_err(|error| self.sort(doing, error))
+    }
+
+    /// Asks for any number of rows.
+    pub fn ask_all(
+        &mut self,
+        doing: &'static str,
+        sql: &str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, LiveError> {
+        self.client.query(sql, parameters).map_err(|error| self.sort(doing, error))
+    }
+
+    /// Time by the server's clock.
+    pub fn time(&mut self) -> Result<Timestamp, LiveError> {
+        const DOING: &str = "reading the server's clock";
+        let sql = "SELECT (extract(epoch FROM pg_catalog.clock_timestamp()) * 1000000)::int8";
+        let row = self.ask(DOING, sql, &[])?;
+        Timestamp::from_microsecond(row.get(0)).map_err(|_| LiveError::Answer { doing: DOING })
+    }
+
+    fn sort(&self, doing: &'static str, error: postgres::Error) -> LiveError {
+        if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) {
+            let grants = privileges::grants(self.major(), &self.role);
+            return LiveError::Privilege { role: self.role.clone(), doing, grants };
+        }
+        LiveError::statement(doing, error)
+    }
+}
+
+fn config(conninfo: &Conninfo, host: &Host) -> Config {
+    let Conninfo {
+        hosts: _,
+        user,
+        dbname,
+        options,
+        application_name,
+        connect_timeout,
+        keepalives,
+        warnings: _,
+    } = conninfo;
+    let mut config = Config::new();
+    match &host.endpoint {
+        Endpoint::Socket(directory) => {
+            config.host_path(directory);
+        }
+        Endpoint::Tcp(name, address) => {
+            config.host(name);
+            if let Some(address) = address {
+                config.hostaddr(*address);
+            }
+        }
+    }
+    config.port(host.port).user(user).dbname(dbname).application_name(application_name);
+    config.connect_timeout(*connect_timeout).ssl_mode(SslMode::Prefer);
+    config.keepalives(keepalives.on).keepalives_idle(keepalives.idle);
+    config.keepalives_interval(keepalives.interval).keepalives_retries(keepalives.count);
+    if let Some(options) = options {
+        config.options(options);
+    }
+    if let Some(password) = &host.password {
+        config.password(password.expose());
+    }
+    // The driver would print notices to its log; nothing here prints.
+    config.notice_callback(|_| {});
+    config
+}
+
+fn refused(conninfo: &Conninfo, source: postgres::Error) -> LiveError {
+    let server = conninfo.to_string();
+    // Class 28: invalid authorization. A missing password is an error of the driver, not of the server.
+    let login = source.code().is_some_and(|code| code.code().starts_with("28"))
+        || (source.code().is_none() && !source.is_closed() && is_authentication(&source));
+    if login { LiveError::Login { server, source } } else { LiveError::Connect { server, source } }
+}
+
+/// The driver tells its kinds of errors apart only by their text.
+fn is_authentication(error: &postgres::Error) -> bool {
+    let text = error.to_string();
+    text.contains("authentication") || text.contains("invalid configuration")
+}
