@@ -33,6 +33,8 @@ pub trait Engine: Send + Sync {
     /// What can be read from a segment for planning a restore. Reads what it can: a record that
     /// begins or ends in another segment is said in `cut_off`, not an error.
     fn log_facts(&self, name: SegmentName, segment: &[u8]) -> LogFacts;
+    /// Whose data lie in a data directory, from its control file; no server is asked.
+    fn directory_identity(&self, directory: &Path) -> Result<ClusterIdentity, EngineError>;
     /// What lies at a place into which a restore is to write.
     fn inspect_target(&self, directory: &Path) -> Result<TargetState, EngineError>;
     /// Path of the file that is removed first and written last, relative to the data directory.

@@ -1,0 +1,110 @@
+//! What a job writes into a manifest, or beside an archived log file.
+
+use lifeboat_engine::{
+    ClusterIdentity, Directory, LogFacts, Lsn, SegmentSize, SystemId, Tablespace, TimelineId,
+};
+use lifeboat_repo::{Manifest, RepoError};
+use lifeboat_units::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// The facts of a backup, in its manifest. Specified in docs/format/manifest.md.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BackupFacts {
+    /// The engine's name, such as `postgresql`.
+    pub engine: String,
+    /// The server's version in its own words.
+    pub server_version: String,
+    /// Whose data these are.
+    pub identity: ClusterIdentity,
+    /// Timeline on which the backup was taken.
+    pub timeline: TimelineId,
+    /// Replay begins here.
+    pub start_lsn: Lsn,
+    /// The backup is consistent from here on.
+    pub stop_lsn: Lsn,
+    /// When the server entered backup mode, by its own clock.
+    pub started_at: Timestamp,
+    /// When the server left backup mode, by its own clock.
+    pub stopped_at: Timestamp,
+    /// A note by the operator.
+    pub note: Option<String>,
+    /// Directories to be made.
+    pub directories: Vec<Directory>,
+    /// Tablespaces outside of the data directory.
+    pub tablespaces: Vec<Tablespace>,
+    /// Files that were not copied from the data directory, such as `backup_label`.
+    pub generated: Vec<StoredFile>,
+    /// The control file; written last by a restore.
+    pub control_file: StoredFile,
+    /// Pages that were damaged when they were read, at most [`DAMAGE_LISTED_MAX`].
+    pub damage: Vec<DamagedPage>,
+    /// How many pages were damaged.
+    pub damaged_pages: u64,
+}
+
+/// Damaged pages beyond this number are counted and not listed.
+pub const DAMAGE_LISTED_MAX: usize = 1000;
+
+impl BackupFacts {
+    /// The facts in a manifest.
+    pub fn of(manifest: &Manifest) -> Result<Self, RepoError> {
+        serde_json::from_value(manifest.facts.clone())
+            .map_err(|e| RepoError::damaged(format!("manifest {}", manifest.id), e.to_string()))
+    }
+}
+
+/// A small file that lies in the manifest itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StoredFile {
+    /// Relative to the data directory.
+    pub path: String,
+    /// Content, hexadecimal.
+    pub hex: String,
+}
+
+impl StoredFile {
+    /// A file of these bytes.
+    pub fn new(path: &str, bytes: &[u8]) -> Self {
+        use std::fmt::Write;
+        let mut hex = String::with_capacity(bytes.len() * 2);
+        bytes.iter().for_each(|byte| {
+            let _ = write!(hex, "{byte:02x}");
+        });
+        Self { path: path.to_owned(), hex }
+    }
+
+    /// The content; `None` when the digits are none.
+    pub fn bytes(&self) -> Option<Vec<u8>> {
+        if !self.hex.len().is_multiple_of(2) || !self.hex.is_ascii() {
+            return None;
+        }
+        let digit = |i| u8::from_str_radix(&self.hex[i..i + 2], 16).ok();
+        (0..self.hex.len()).step_by(2).map(digit).collect()
+    }
+}
+
+/// A page that was damaged when it was read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DamagedPage {
+    /// File, relative to the data directory.
+    pub path: String,
+    /// Number of the page within the file.
+    pub page: u32,
+    /// What is wrong, in words.
+    pub what: String,
+}
+
+/// What is stored beside an archived segment.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ArchivedFacts {
+    /// System identifier in the segment; `None` for files that carry none (`.history`).
+    pub system: Option<SystemId>,
+    /// Segment size; `None` for files that are no segment.
+    pub segment: Option<SegmentSize>,
+    /// What the segment tells a planner.
+    pub log: Option<LogFacts>,
+}

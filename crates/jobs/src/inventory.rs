@@ -1,0 +1,293 @@
+//! What is there: backups, ranges of WAL, gaps, and what can be reached from them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use lifeboat_engine::{
+    Ancestry, Engine, EngineError, LogFile, SegmentName, SegmentNo, SegmentSize, SystemId,
+    TimelineId,
+};
+use lifeboat_repo::{ArchivedLog, BackupId, Cluster, LogPlace, Manifest, RepoError};
+use serde::Serialize;
+
+use crate::facts::{ArchivedFacts, BackupFacts};
+
+/// A backup and its facts.
+#[derive(Debug, Clone)]
+pub struct Backup {
+    /// Its manifest.
+    pub manifest: Manifest,
+    /// The facts in it.
+    pub facts: BackupFacts,
+}
+
+impl Backup {
+    /// Its identifier.
+    pub fn id(&self) -> BackupId {
+        self.manifest.id
+    }
+
+    /// First and last segment that are needed to make it consistent, both inclusive.
+    pub fn segments(&self) -> (SegmentNo, SegmentNo) {
+        let size = self.facts.identity.log_segment;
+        (self.facts.start_lsn.segment(size), self.facts.stop_lsn.segment_before(size))
+    }
+}
+
+/// Consecutive segments of one timeline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct SegmentRange {
+    /// First segment.
+    pub first: SegmentName,
+    /// Last segment, inclusive.
+    pub last: SegmentName,
+    /// How many.
+    pub segments: u64,
+    /// Their size on storage, in bytes.
+    pub stored_bytes: u64,
+}
+
+/// The archived WAL of one timeline of one system.
+#[derive(Debug, Clone)]
+pub struct Timeline {
+    /// The system.
+    pub system: SystemId,
+    /// The timeline.
+    pub timeline: TimelineId,
+    /// Size of its segments.
+    pub segment_size: SegmentSize,
+    /// Whole segments that are there, in order, with their stored sizes in bytes.
+    pub segments: BTreeMap<SegmentNo, u64>,
+    /// Partial segments that are there.
+    pub partials: BTreeSet<SegmentNo>,
+    /// Its past; `None` when the history file is missing although there must be one.
+    pub ancestry: Option<Ancestry>,
+}
+
+impl Timeline {
+    /// The name of one of its segments.
+    pub fn name(&self, number: SegmentNo) -> SegmentName {
+        SegmentName::new(self.timeline, number, self.segment_size)
+    }
+
+    /// Its segments as ranges; between two ranges is a gap.
+    pub fn ranges(&self) -> Vec<SegmentRange> {
+        let mut ranges: Vec<SegmentRange> = Vec::new();
+        let mut next = None;
+        for (number, stored) in &self.segments {
+            let name = self.name(*number);
+            match ranges.last_mut() {
+                Some(range) if next == Some(*number) => {
+                    range.last = name;
+                    range.segments += 1;
+                    range.stored_bytes += stored;
+                }
+                _ => ranges.push(SegmentRange {
+                    first: name,
+                    last: name,
+                    segments: 1,
+                    stored_bytes: *stored,
+                }),
+            }
+            next = Some(number.next());
+        }
+        ranges
+    }
+
+    /// The last segment that is reached from `from` without a gap; `None` when `from` itself is
+    /// missing.
+    pub fn reaches(&self, from: SegmentNo) -> Option<SegmentNo> {
+        let mut last = None;
+        let mut expected = from;
+        for number in self.segments.range(from..).map(|(number, _)| *number) {
+            if number != expected {
+                break;
+            }
+            last = Some(number);
+            expected = number.next();
+        }
+        last
+    }
+}
+
+/// An object that could not be read while the inventory was made.
+#[derive(Debug, Clone, Serialize)]
+pub struct Unreadable {
+    /// What it is, such as a backup's identifier.
+    pub object: String,
+    /// Why, with all causes.
+    pub why: String,
+}
+
+/// Everything about one cluster, read from the repository.
+#[derive(Debug, Clone, Default)]
+pub struct Inventory {
+    /// Backups, oldest first.
+    pub backups: Vec<Backup>,
+    /// Backups that are listed and cannot be read.
+    pub unreadable: Vec<Unreadable>,
+    /// WAL by system and timeline.
+    pub timelines: BTreeMap<(SystemId, TimelineId), Timeline>,
+    /// Everything that is archived, as listed.
+    pub logs: Vec<ArchivedLog>,
+}
+
+impl Inventory {
+    /// Reads what is there. A backup that cannot be read is noted, not an error: the others can
+    /// still be restored.
+    pub fn load(cluster: &Cluster, engine: &dyn Engine) -> Result<Self, InventoryError> {
+        let mut inventory = Self::default();
+        for id in cluster.backups()? {
+            let backup = cluster.manifest(id).and_then(|manifest| {
+                let facts = BackupFacts::of(&manifest)?;
+                Ok(Backup { manifest, facts })
+            });
+            match backup {
+                Ok(backup) => inventory.backups.push(backup),
+                Err(RepoError::NoSuchBackup { .. }) => {} // expired since it was listed
+                Err(error @ (RepoError::Damaged { .. } | RepoError::TooNew { .. })) => {
+                    let why = chain(&error);
+                    inventory.unreadable.push(Unreadable { object: id.to_string(), why });
+                }
+                Err(other) => return Err(other.into()),
+            }
+        }
+        inventory.logs = cluster.logs()?;
+        inventory.sort_logs(cluster, engine)?;
+        Ok(inventory)
+    }
+
+    fn sort_logs(&mut self, cluster: &Cluster, engine: &dyn Engine) -> Result<(), InventoryError> {
+        let mut sizes: BTreeMap<SystemId, SegmentSize> = BTreeMap::new();
+        for backup in &self.backups {
+            sizes.insert(backup.facts.identity.system_id, backup.facts.identity.log_segment);
+        }
+        let logs = std::mem::take(&mut self.logs);
+        for log in &logs {
+            let (Ok(system), Ok(file)) = (log.place.system.parse(), log.place.name.parse()) else {
+                continue; // not ours; `verify` reports it
+            };
+            self.place_log(cluster, engine, log, system, file, &mut sizes)?;
+        }
+        self.logs = logs;
+        Ok(())
+    }
+
+    fn place_log(
+        &mut self,
+        cluster: &Cluster,
+        engine: &dyn Engine,
+        log: &ArchivedLog,
+        system: SystemId,
+        file: LogFile,
+        sizes: &mut BTreeMap<SystemId, SegmentSize>,
+    ) -> Result<(), InventoryError> {
+        let id = file.timeline();
+        let segment_size = match sizes.get(&system) {
+            Some(size) => *size,
+            None => match segment_size(cluster, &log.place)? {
+                Some(size) => *sizes.entry(system).or_insert(size),
+                None => SegmentSize::DEFAULT,
+            },
+        };
+        let timeline = self.timelines.entry((system, id)).or_insert_with(|| Timeline {
+            system,
+            timeline: id,
+            segment_size,
+            segments: BTreeMap::new(),
+            partials: BTreeSet::new(),
+            ancestry: (id.0 == 1).then(|| Ancestry::root(id)),
+        });
+        timeline.segment_size = segment_size;
+        match file {
+            LogFile::Segment(name) => {
+                if let Some(number) = name.number(segment_size) {
+                    timeline.segments.insert(number, log.stored_bytes);
+                }
+            }
+            LogFile::Partial(name) => timeline.partials.extend(name.number(segment_size)),
+            LogFile::History(_) => {
+                // Without the private key a history cannot be read: what a host in write-only
+                // mode may list does not include it.
+                if cluster.repository().keyring().identity.is_some() {
+                    let (_, bytes) = cluster.read_log(&log.place)?;
+                    timeline.ancestry = Some(engine.parse_history(id, &bytes)?);
+                }
+            }
+            LogFile::BackupHistory(..) => {}
+        }
+        Ok(())
+    }
+
+    /// The newest backup.
+    pub fn newest(&self) -> Option<&Backup> {
+        self.backups.last()
+    }
+
+    /// One backup.
+    pub fn backup(&self, id: BackupId) -> Option<&Backup> {
+        self.backups.iter().find(|b| b.id() == id)
+    }
+}
+
+/// The segment size that is noted beside an archived segment.
+fn segment_size(cluster: &Cluster, place: &LogPlace) -> Result<Option<SegmentSize>, RepoError> {
+    let head = cluster.log_head(place)?;
+    let facts: Option<ArchivedFacts> = serde_json::from_value(head.facts).ok();
+    Ok(facts.and_then(|facts| facts.segment))
+}
+
+/// An error with all its causes on one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+/// The inventory could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum InventoryError {
+    /// The repository failed.
+    #[error(transparent)]
+    Repo(RepoError),
+    /// A history file cannot be understood.
+    #[error(transparent)]
+    Engine(EngineError),
+}
+
+impl From<RepoError> for InventoryError {
+    fn from(error: RepoError) -> Self {
+        Self::Repo(error)
+    }
+}
+
+impl From<EngineError> for InventoryError {
+    fn from(error: EngineError) -> Self {
+        Self::Engine(error)
+    }
+}
+
+impl lifeboat_units::Explain for InventoryError {
+    fn code(&self) -> lifeboat_units::Code {
+        match self {
+            Self::Repo(error) => error.code(),
+            Self::Engine(error) => error.code(),
+        }
+    }
+    fn retry(&self) -> lifeboat_units::Retry {
+        match self {
+            Self::Repo(error) => error.retry(),
+            Self::Engine(error) => error.retry(),
+        }
+    }
+    fn help(&self) -> Option<String> {
+        match self {
+            Self::Repo(error) => error.help(),
+            Self::Engine(error) => error.help(),
+        }
+    }
+}

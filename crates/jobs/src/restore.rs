@@ -1,0 +1,104 @@
+//! Plans and writes a restore.
+
+use std::path::PathBuf;
+
+use lifeboat_engine::{Lsn, RecoveryMode, TimelineId};
+use lifeboat_repo::BackupId;
+use lifeboat_units::{ByteCount, Timestamp};
+use serde::Serialize;
+
+use crate::inventory::SegmentRange;
+use crate::ports::Ports;
+
+/// What to restore, as it was asked for.
+#[derive(Debug, Clone)]
+pub struct RestoreRequest {
+    /// The data directory to be made.
+    pub into: PathBuf,
+    /// Which moment.
+    pub target: Target,
+    /// Along which timeline.
+    pub timeline: TimelineChoice,
+    /// Tablespaces that go elsewhere: where they were → where they are to be.
+    pub tablespaces: Vec<(PathBuf, PathBuf)>,
+    /// Threads that read and write.
+    pub jobs: usize,
+    /// A copy, the successor, or a standby.
+    pub mode: RecoveryMode,
+    /// Fetches one WAL file (`%f`, `%p`).
+    pub restore_command: String,
+    /// Runs when recovery is over.
+    pub recovery_end_command: Option<String>,
+    /// Archives one segment, for the successor.
+    pub archive_command: Option<String>,
+}
+
+/// Which moment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Target {
+    /// The end of the WAL.
+    Latest,
+    /// This backup's own consistent end.
+    Backup(BackupId),
+    /// The last commit at or before this moment.
+    Time(Timestamp),
+    /// This position.
+    Lsn(Lsn),
+    /// The end of this transaction.
+    Xid(u32),
+    /// A named restore point.
+    Name(String),
+}
+
+/// Along which timeline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TimelineChoice {
+    /// The newest that descends from the backup's.
+    Latest,
+    /// The one the backup was taken on.
+    Current,
+    /// This one.
+    Number(TimelineId),
+}
+
+/// What a restore will do. Printed as it is by `--dry-run`.
+#[derive(Debug, Clone, Serialize)]
+pub struct RestorePlan {
+    /// The backup that is restored.
+    pub backup: BackupId,
+    /// Why this one.
+    pub because: String,
+    /// Where it goes.
+    pub into: PathBuf,
+    /// What was asked for.
+    pub target: Target,
+    /// Timelines that recovery passes, oldest first.
+    pub timelines: Vec<TimelineId>,
+    /// WAL that will be replayed.
+    pub wal: Vec<SegmentRange>,
+    /// Where recovery will land, as far as it is known beforehand, in words.
+    pub landing: String,
+    /// The last commit time that is known to lie in the WAL, for targets by time and `latest`.
+    pub last_commit: Option<Timestamp>,
+    /// Size of the restored database, in bytes.
+    pub size_bytes: ByteCount,
+    /// Files of the restored database.
+    pub files: u64,
+    /// Tablespaces: where they were, where they will be.
+    pub tablespaces: Vec<(PathBuf, PathBuf)>,
+    /// What a person should know, such as damaged pages in the backup.
+    pub notes: Vec<String>,
+}
+
+/// What a restore did.
+#[derive(Debug, Clone, Serialize)]
+pub struct RestoreReport {
+    /// What was planned.
+    pub plan: RestorePlan,
+    /// Bytes written, holes left out.
+    pub written_bytes: ByteCount,
+    /// Seconds it took, without starting the server.
+    pub seconds: f64,
+}
