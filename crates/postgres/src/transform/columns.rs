@@ -2,7 +2,7 @@
 
 use lifeboat_engine::TransformError;
 
-use super::shape::{Counts, Item};
+use super::shape::{Counts, Item, WORDS_MAX};
 use crate::page::{ALIGNMENT, HEADER_BYTES};
 
 /// Sizes of all columns, in the order in which they are stored.
@@ -18,7 +18,8 @@ pub(super) fn sizes(pages: usize, page_bytes: usize, counts: &Counts) -> [usize;
         counts.heap * 4,
         counts.heap * 8,
         counts.index * 8,
-        counts.words * 8,
+        counts.keys * 8,
+        counts.words.iter().sum::<usize>() * 8,
         counts.bodies,
         counts.rest,
         counts.raw * page_bytes,
@@ -26,7 +27,7 @@ pub(super) fn sizes(pages: usize, page_bytes: usize, counts: &Counts) -> [usize;
 }
 
 /// Number of columns.
-pub(super) const COLUMNS: usize = 14;
+pub(super) const COLUMNS: usize = 15;
 
 /// Cuts `bytes` into columns of these sizes, which must be all of it.
 pub(super) fn cut<'a>(
@@ -187,6 +188,27 @@ impl HeapPredictor {
 fn words(header: &[u8; 24]) -> [u32; 6] {
     let (words, _) = header.as_chunks::<4>();
     std::array::from_fn(|i| u32::from_le_bytes(words[i]))
+}
+
+/// Predicts the leading words of rows: each like the same word of the row before.
+#[derive(Default)]
+pub(super) struct WordPredictor([u64; WORDS_MAX]);
+
+impl WordPredictor {
+    /// The word that stands for word `number` of a row.
+    #[inline]
+    pub(super) fn encode(&mut self, number: usize, word: u64) -> u64 {
+        let difference = word.wrapping_sub(self.0[number]);
+        self.0[number] = word;
+        zigzag64(difference)
+    }
+
+    /// Undoes [`WordPredictor::encode`].
+    #[inline]
+    pub(super) fn decode(&mut self, number: usize, word: u64) -> u64 {
+        self.0[number] = self.0[number].wrapping_add(unzigzag64(word));
+        self.0[number]
+    }
 }
 
 /// Predicts index tuples: each points to where the one before points, or near; keys of one

@@ -3,10 +3,11 @@
 use lifeboat_engine::TransformError;
 
 use super::columns::{
-    COLUMNS, HeapPredictor, HeapWords, IndexPredictor, ItemPredictor, cut, sizes,
+    COLUMNS, HeapPredictor, HeapWords, IndexPredictor, ItemPredictor, WordPredictor, cut, sizes,
 };
 use super::shape::{
-    Counts, Frame, HEAP, HEAP_HEADER, HOLE, INDEX, INDEX_HEADER, Item, RAW, WORD_TUPLE, ZERO,
+    Counts, Frame, HEAP, HEAP_HEADER, INDEX_HEADER, Item, Kind, RAW, WORD_TUPLE, WORDS_MAX, ZERO,
+    row_words,
 };
 use crate::page::{HEADER_BYTES, PageHeader};
 
@@ -28,10 +29,11 @@ pub(super) fn join(
     let mut joiner = Joiner::new(columns, counts);
     let (mut frames, mut items) = (frames.iter(), &items[..]);
     for (kind, page) in kinds.iter().zip(out[before..].chunks_exact_mut(page_bytes)) {
-        match *kind {
+        let kind = Kind(*kind);
+        match kind.base() {
             ZERO => {}
             RAW => page.copy_from_slice(joiner.raw.take(page_bytes)?),
-            kind => {
+            _ => {
                 let frame = frames.next().ok_or(SHORT)?;
                 let of_page = items.split_off(..frame.items).ok_or(SHORT)?;
                 joiner.page(kind, frame, of_page, page)?;
@@ -49,24 +51,23 @@ fn plan(
 ) -> Result<(Vec<Frame>, Vec<Item>, Counts), TransformError> {
     let mut counts = Counts::default();
     let mut with_header = 0;
-    for kind in kinds {
-        match *kind {
-            ZERO => {}
-            RAW => counts.raw += 1,
-            kind if matches!(kind & !HOLE, HEAP | INDEX) => with_header += 1,
-            _ => return Err(TransformError("a page of an unknown kind")),
+    for kind in kinds.iter().map(|kind| Kind(*kind)) {
+        if !kind.is_known() {
+            return Err(TransformError("a page of an unknown kind"));
         }
+        counts.raw += usize::from(kind.base() == RAW);
+        with_header += usize::from(kind.has_header());
     }
     let headers = split.get(kinds.len()..).ok_or(SHORT)?;
     let headers = headers.get(..with_header * HEADER_BYTES).ok_or(SHORT)?;
-    let shaped = kinds.iter().filter(|kind| kind_has_header(**kind));
+    let shaped = kinds.iter().map(|kind| Kind(*kind)).filter(|kind| kind.has_header());
     let mut frames = Vec::with_capacity(with_header);
     for (number, kind) in shaped.clone().enumerate() {
         let header = header_of(headers, with_header, number);
         let frame = PageHeader::parse(&header)
             .and_then(|header| Frame::of(&header, page_bytes))
             .ok_or(TransformError("a page header that was never split"))?;
-        counts.add_frame(*kind, &frame, page_bytes);
+        counts.add_frame(kind, &frame, page_bytes);
         frames.push(frame);
     }
     // Frames bound the number of line pointers by the bytes of the pages.
@@ -81,7 +82,7 @@ fn plan(
             let item = predictor.decode(u16::from_le_bytes(*upper), u16::from_le_bytes(*lower));
             if item.is_stored() {
                 frame.check(item)?;
-                if !counts.add_item(*kind, item) {
+                if !counts.add_item(kind, item) {
                     return Err(TransformError("a tuple shorter than its header"));
                 }
             }
@@ -89,10 +90,6 @@ fn plan(
         }
     }
     Ok((frames, items, counts))
-}
-
-fn kind_has_header(kind: u8) -> bool {
-    !matches!(kind, RAW | ZERO)
 }
 
 /// One page's header out of the columns of all.
@@ -150,6 +147,11 @@ impl<'a> Planes<'a> {
     }
 }
 
+fn word_columns(mut column: &[u8], counts: Counts) -> [Planes<'_>; WORDS_MAX] {
+    // The column's size is the sum of these.
+    counts.words.map(|words| Planes::new(column.split_off(..words * 8).unwrap_or_default(), words))
+}
+
 struct Joiner<'a> {
     headers: &'a [u8],
     header_count: usize,
@@ -163,6 +165,8 @@ struct Joiner<'a> {
     places: Planes<'a>,
     keys: Planes<'a>,
     index_predictor: IndexPredictor,
+    words: [Planes<'a>; WORDS_MAX],
+    word_predictor: WordPredictor,
     bodies: Column<'a>,
     rest: Column<'a>,
     raw: Column<'a>,
@@ -170,8 +174,23 @@ struct Joiner<'a> {
 
 impl<'a> Joiner<'a> {
     fn new(columns: [&'a [u8]; COLUMNS], counts: Counts) -> Self {
-        let [_, headers, _, _, xmin, xmax, cid, block, tail, places, keys, bodies, rest, raw] =
-            columns;
+        let [
+            _,
+            headers,
+            _,
+            _,
+            xmin,
+            xmax,
+            cid,
+            block,
+            tail,
+            places,
+            keys,
+            words,
+            bodies,
+            rest,
+            raw,
+        ] = columns;
         Self {
             headers,
             header_count: counts.headers,
@@ -183,8 +202,10 @@ impl<'a> Joiner<'a> {
             tail: Column(tail),
             heap_predictor: HeapPredictor::default(),
             places: Planes::new(places, counts.index),
-            keys: Planes::new(keys, counts.words),
+            keys: Planes::new(keys, counts.keys),
             index_predictor: IndexPredictor::default(),
+            words: word_columns(words, counts),
+            word_predictor: WordPredictor::default(),
             bodies: Column(bodies),
             rest: Column(rest),
             raw: Column(raw),
@@ -193,7 +214,7 @@ impl<'a> Joiner<'a> {
 
     fn page(
         &mut self,
-        kind: u8,
+        kind: Kind,
         frame: &Frame,
         items: &[Item],
         page: &mut [u8],
@@ -201,7 +222,7 @@ impl<'a> Joiner<'a> {
         let header = header_of(self.headers, self.header_count, self.headers_done);
         self.headers_done += 1;
         page[..HEADER_BYTES].copy_from_slice(&header);
-        if kind & HOLE != 0 {
+        if kind.has_hole() {
             let hole = &mut page[frame.lower..frame.upper];
             hole.copy_from_slice(self.rest.take(hole.len())?);
         }
@@ -211,14 +232,19 @@ impl<'a> Joiner<'a> {
         for (place, item) in places.iter_mut().zip(items) {
             *place = item.0.to_le_bytes();
         }
-        if kind & !HOLE == HEAP {
-            self.heap_page(items, page)
+        if kind.base() == HEAP {
+            self.heap_page(kind, items, page)
         } else {
             self.index_page(items, page)
         }
     }
 
-    fn heap_page(&mut self, items: &[Item], page: &mut [u8]) -> Result<(), TransformError> {
+    fn heap_page(
+        &mut self,
+        kind: Kind,
+        items: &[Item],
+        page: &mut [u8],
+    ) -> Result<(), TransformError> {
         self.heap_predictor.begin_page();
         let mut first = true;
         for (number, item) in items.iter().enumerate().filter(|(_, item)| item.is_stored()) {
@@ -234,6 +260,11 @@ impl<'a> Joiner<'a> {
             let tuple = tuple(page, *item);
             let (place, body) = tuple.split_first_chunk_mut::<HEAP_HEADER>().ok_or(SHORT)?;
             *place = header;
+            let (words, body) = body.split_at_mut(row_words(kind, body.len()) * 8);
+            for (number, word) in words.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+                let difference = self.words[number].take()?;
+                *word = self.word_predictor.decode(number, difference).to_le_bytes();
+            }
             body.copy_from_slice(self.bodies.take(body.len())?);
         }
         Ok(())

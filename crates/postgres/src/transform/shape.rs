@@ -2,6 +2,7 @@
 
 use lifeboat_engine::TransformError;
 
+use super::columns::zigzag64;
 use crate::page::{ALIGNMENT, HEADER_BYTES, PageHeader, is_zero};
 
 /// Copied as it is.
@@ -12,6 +13,12 @@ pub(super) const ZERO: u8 = 1;
 pub(super) const HEAP: u8 = 2;
 /// Items with an index tuple's header of 8 bytes.
 pub(super) const INDEX: u8 = 3;
+/// Bits of a page's kind byte that say which of these it is.
+const KIND: u8 = 0x03;
+/// Bits of a heap page's kind byte: how many leading words of each row become columns.
+const WORDS_SHIFT: u32 = 2;
+/// Most leading words of a row that become columns.
+pub(super) const WORDS_MAX: usize = 4;
 /// Added to `HEAP` or `INDEX` when the space between line pointers and tuples is not zero.
 pub(super) const HOLE: u8 = 0x80;
 
@@ -23,6 +30,44 @@ pub(super) const INDEX_HEADER: usize = 8;
 
 /// Length of an index tuple whose key is one word, which becomes a column too.
 pub(super) const WORD_TUPLE: usize = 16;
+
+/// What the byte says that stands for a page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Kind(pub(super) u8);
+
+impl Kind {
+    /// `RAW`, `ZERO`, `HEAP` or `INDEX`.
+    pub(super) fn base(self) -> u8 {
+        self.0 & KIND
+    }
+
+    pub(super) fn has_header(self) -> bool {
+        matches!(self.base(), HEAP | INDEX)
+    }
+
+    pub(super) fn has_hole(self) -> bool {
+        self.0 & HOLE != 0
+    }
+
+    /// How many leading words of each row become columns.
+    pub(super) fn words(self) -> usize {
+        usize::from((self.0 & !HOLE) >> WORDS_SHIFT)
+    }
+
+    /// The same page, with so many leading words.
+    pub(super) fn with_words(self, words: usize) -> Self {
+        Self(self.0 | (words as u8) << WORDS_SHIFT)
+    }
+
+    /// Whether the splitter writes such a byte.
+    pub(super) fn is_known(self) -> bool {
+        match self.base() {
+            HEAP => self.words() <= WORDS_MAX,
+            INDEX => self.words() == 0,
+            _ => self.0 == self.base(),
+        }
+    }
+}
 
 /// A line pointer. Source: `ItemIdData` in `src/include/storage/itemid.h`.
 #[derive(Clone, Copy)]
@@ -57,7 +102,9 @@ pub(super) struct Counts {
     pub(super) heap: usize,
     pub(super) index: usize,
     /// Those of `index` that have a key of one word.
-    pub(super) words: usize,
+    pub(super) keys: usize,
+    /// Rows whose first word, second word and so on is in a column.
+    pub(super) words: [usize; WORDS_MAX],
     /// Bytes of tuples that are in no column.
     pub(super) bodies: usize,
     /// Bytes of special spaces and holes.
@@ -70,27 +117,33 @@ pub(super) struct Counts {
 impl Counts {
     /// Counts one stored item of a page of this kind; false when it is too short for it.
     #[inline]
-    pub(super) fn add_item(&mut self, kind: u8, item: Item) -> bool {
-        if kind & !HOLE == HEAP {
+    pub(super) fn add_item(&mut self, kind: Kind, item: Item) -> bool {
+        if kind.base() == HEAP {
+            let Some(body) = item.room().checked_sub(HEAP_HEADER) else { return false };
+            let words = row_words(kind, body);
+            for count in &mut self.words[..words] {
+                *count += 1;
+            }
             self.heap += 1;
-            self.bodies += item.room().wrapping_sub(HEAP_HEADER);
-            return item.room() >= HEAP_HEADER;
+            self.bodies += body - words * 8;
+        } else {
+            self.index += 1;
+            if item.room() == WORD_TUPLE {
+                self.keys += 1;
+            } else {
+                // A stored item has room for 8 bytes at least.
+                self.bodies += item.room() - INDEX_HEADER;
+            }
         }
-        self.index += 1;
-        if item.room() == WORD_TUPLE {
-            self.words += 1;
-            return true;
-        }
-        self.bodies += item.room().wrapping_sub(INDEX_HEADER);
-        item.room() >= INDEX_HEADER
+        true
     }
 
     /// Counts a page's header, special space and hole.
-    pub(super) fn add_frame(&mut self, kind: u8, frame: &Frame, page_bytes: usize) {
+    pub(super) fn add_frame(&mut self, kind: Kind, frame: &Frame, page_bytes: usize) {
         self.headers += 1;
         self.items += frame.items;
         self.rest += page_bytes - frame.special;
-        if kind & HOLE != 0 {
+        if kind.has_hole() {
             self.rest += frame.upper - frame.lower;
         }
     }
@@ -99,12 +152,21 @@ impl Counts {
         self.items += other.items;
         self.heap += other.heap;
         self.index += other.index;
-        self.words += other.words;
+        self.keys += other.keys;
+        for (count, more) in self.words.iter_mut().zip(other.words) {
+            *count += more;
+        }
         self.bodies += other.bodies;
         self.rest += other.rest;
         self.headers += other.headers;
         self.raw += other.raw;
     }
+}
+
+/// How many words of a row with a body of so many bytes are in columns.
+#[inline]
+pub(super) fn row_words(kind: Kind, body_bytes: usize) -> usize {
+    kind.words().min(body_bytes / 8)
 }
 
 /// The inner borders of a page, checked against each other.
@@ -155,23 +217,26 @@ impl Surveyor {
     }
 
     /// Says how to split a page, and how much of what it has.
-    pub(super) fn survey(&mut self, page: &[u8]) -> (u8, Counts) {
-        let raw = (RAW, Counts { raw: 1, ..Counts::default() });
+    pub(super) fn survey(&mut self, page: &[u8]) -> (Kind, Counts) {
+        let raw = (Kind(RAW), Counts { raw: 1, ..Counts::default() });
         let Some(header) = PageHeader::parse(page) else { return raw };
         if header.upper == 0 {
-            return if is_zero(page) { (ZERO, Counts::default()) } else { raw };
+            return if is_zero(page) { (Kind(ZERO), Counts::default()) } else { raw };
         }
         let Some(frame) = Frame::of(&header, self.page_bytes) else { return raw };
-        let kind = if frame.special == self.page_bytes { HEAP } else { INDEX };
-        let hole = if is_zero(&page[frame.lower..frame.upper]) { 0 } else { HOLE };
-        let mut counts = Counts::default();
-        counts.add_frame(kind | hole, &frame, self.page_bytes);
         let items = &page[HEADER_BYTES..frame.lower];
-        let tiled = match tiles_downwards(items, &frame, kind, &mut counts) {
-            Some(fits) => fits,
-            None => self.tiles_somehow(items, &frame),
-        };
-        if tiled { (kind | hole, counts) } else { raw }
+        let base = if frame.special == self.page_bytes { HEAP } else { INDEX };
+        let hole = if is_zero(&page[frame.lower..frame.upper]) { 0 } else { HOLE };
+        let mut kind = Kind(base | hole);
+        let tiled = tiles_downwards(items, &frame) || self.tiles_somehow(items, &frame);
+        if tiled && base == HEAP {
+            kind = kind.with_words(changing_words(page, items));
+        }
+        let mut counts = Counts::default();
+        counts.add_frame(kind, &frame, self.page_bytes);
+        let fits =
+            tiled && items_of(items).filter(|i| i.is_stored()).all(|i| counts.add_item(kind, i));
+        if fits { (kind, counts) } else { raw }
     }
 
     /// Whether the tuples, in whatever order, cover upper to special without gap or overlap.
@@ -203,18 +268,47 @@ pub(super) fn items_of(items: &[u8]) -> impl Iterator<Item = Item> {
     items.as_chunks::<4>().0.iter().map(|word| Item(u32::from_le_bytes(*word)))
 }
 
-/// The usual case: each tuple lies directly below the one before. Counts the items on the way.
-/// `None` when they lie in another order; `Some(false)` when a tuple is too short.
-fn tiles_downwards(items: &[u8], frame: &Frame, kind: u8, counts: &mut Counts) -> Option<bool> {
+/// The usual case: each tuple lies directly below the one before.
+fn tiles_downwards(items: &[u8], frame: &Frame) -> bool {
     let (mut expected, mut downwards) = (frame.special, true);
-    for item in items_of(items) {
-        if item.is_stored() {
-            if !counts.add_item(kind, item) {
-                return Some(false);
-            }
-            expected = expected.wrapping_sub(item.room());
-            downwards &= item.offset() == expected;
+    for item in items_of(items).filter(|item| item.is_stored()) {
+        expected = expected.wrapping_sub(item.room());
+        downwards &= item.offset() == expected;
+    }
+    downwards && expected == frame.upper
+}
+
+/// How many leading words of the rows look like numbers that change a little from row to row:
+/// up to the last such word, as long as no other kind of word comes before it.
+fn changing_words(page: &[u8], items: &[u8]) -> usize {
+    /// Rows that are looked at.
+    const SAMPLE: usize = 9;
+    /// Differences up to here are small: the upper three bytes of their zigzag form are zero.
+    const SMALL: u64 = 1 << 40;
+    let mut rows = [[0u64; WORDS_MAX]; SAMPLE];
+    let mut count = 0;
+    for item in items_of(items).filter(|item| item.room() > HEAP_HEADER).take(SAMPLE) {
+        let body = &page[item.offset() + HEAP_HEADER..item.offset() + item.room()];
+        for (word, bytes) in rows[count].iter_mut().zip(body.as_chunks::<8>().0) {
+            *word = u64::from_le_bytes(*bytes);
+        }
+        count += 1;
+    }
+    let mut useful = 0;
+    for word in 0..WORDS_MAX {
+        let differences =
+            rows[..count].windows(2).map(|p| zigzag64(p[1][word].wrapping_sub(p[0][word])));
+        let (mut small, mut changed) = (0, 0);
+        for difference in differences {
+            small += usize::from(difference < SMALL);
+            changed += usize::from(difference != 0);
+        }
+        if small * 4 < (count.max(1) - 1) * 3 {
+            break;
+        }
+        if changed > 0 {
+            useful = word + 1;
         }
     }
-    (downwards && expected == frame.upper).then_some(true)
+    useful
 }

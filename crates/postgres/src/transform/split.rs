@@ -1,9 +1,9 @@
 //! Pages to columns.
 
-use super::columns::{COLUMNS, HeapPredictor, IndexPredictor, ItemPredictor, sizes};
+use super::columns::{COLUMNS, HeapPredictor, IndexPredictor, ItemPredictor, WordPredictor, sizes};
 use super::shape::{
-    Counts, Frame, HEAP, HEAP_HEADER, HOLE, INDEX_HEADER, Item, RAW, Surveyor, WORD_TUPLE, ZERO,
-    items_of,
+    Counts, Frame, HEAP, HEAP_HEADER, INDEX_HEADER, Item, Kind, Surveyor, WORD_TUPLE, WORDS_MAX,
+    ZERO, items_of, row_words,
 };
 use crate::bytes::array;
 use crate::page::{HEADER_BYTES, PageHeader};
@@ -16,7 +16,7 @@ pub(super) fn split(page_bytes: usize, pages: &[u8], out: &mut Vec<u8>) -> bool 
     for page in pages.chunks_exact(page_bytes) {
         let (kind, of_page) = surveyor.survey(page);
         counts.add(&of_page);
-        out.push(kind);
+        out.push(kind.0);
     }
     if counts.headers == 0 {
         out.truncate(before);
@@ -85,9 +85,17 @@ struct Splitter<'a> {
     places: Planes<'a>,
     keys: Planes<'a>,
     index_predictor: IndexPredictor,
+    words: [Planes<'a>; WORDS_MAX],
+    word_predictor: WordPredictor,
     bodies: Column<'a>,
     rest: Column<'a>,
     raw: Column<'a>,
+}
+
+fn word_columns(mut column: &mut [u8], counts: Counts) -> [Planes<'_>; WORDS_MAX] {
+    counts
+        .words
+        .map(|words| Planes::new(column.split_off_mut(..words * 8).unwrap_or_default(), words))
 }
 
 struct HeapColumns<'a> {
@@ -112,6 +120,7 @@ impl<'a> Splitter<'a> {
             tail,
             places,
             keys,
+            words,
             bodies,
             rest,
             raw,
@@ -132,8 +141,10 @@ impl<'a> Splitter<'a> {
             },
             heap_predictor: HeapPredictor::default(),
             places: Planes::new(places, counts.index),
-            keys: Planes::new(keys, counts.words),
+            keys: Planes::new(keys, counts.keys),
             index_predictor: IndexPredictor::default(),
+            words: word_columns(words, counts),
+            word_predictor: WordPredictor::default(),
             bodies: Column(bodies),
             rest: Column(rest),
             raw: Column(raw),
@@ -143,17 +154,17 @@ impl<'a> Splitter<'a> {
     fn run(mut self, page_bytes: usize, pages: &[u8]) {
         for (kind, page) in self.kinds.iter().zip(pages.chunks_exact(page_bytes)) {
             let frame = PageHeader::parse(page).and_then(|header| Frame::of(&header, page_bytes));
-            match (*kind, frame) {
-                (ZERO, _) => {}
-                (RAW, _) | (_, None) => self.raw.put_slice(page),
-                (kind, Some(frame)) => self.page(kind, &frame, page),
+            match (Kind(*kind), frame) {
+                (kind, Some(frame)) if kind.has_header() => self.page(kind, &frame, page),
+                (kind, _) if kind.base() == ZERO => {}
+                _ => self.raw.put_slice(page),
             }
         }
     }
 
-    fn page(&mut self, kind: u8, frame: &Frame, page: &[u8]) {
+    fn page(&mut self, kind: Kind, frame: &Frame, page: &[u8]) {
         self.header(page);
-        if kind & HOLE != 0 {
+        if kind.has_hole() {
             self.rest.put_slice(&page[frame.lower..frame.upper]);
         }
         self.rest.put_slice(&page[frame.special..]);
@@ -164,10 +175,10 @@ impl<'a> Splitter<'a> {
             self.item_upper.put(upper.to_le_bytes());
             self.item_lower.put(lower.to_le_bytes());
         }
-        if kind & !HOLE == HEAP {
-            self.heap_page(page, items)
+        if kind.base() == HEAP {
+            self.heap_page(kind, page, items);
         } else {
-            self.index_page(page, items)
+            self.index_page(page, items);
         }
     }
 
@@ -181,7 +192,7 @@ impl<'a> Splitter<'a> {
         self.headers_done += 1;
     }
 
-    fn heap_page(&mut self, page: &[u8], items: &[u8]) {
+    fn heap_page(&mut self, kind: Kind, page: &[u8], items: &[u8]) {
         self.heap_predictor.begin_page();
         let mut first = true;
         for (number, item) in items_of(items).enumerate().filter(|(_, item)| item.is_stored()) {
@@ -194,6 +205,11 @@ impl<'a> Splitter<'a> {
             self.heap.cid.put(words.cid.to_le_bytes());
             self.heap.block.put(words.block.to_le_bytes());
             self.heap.tail.put(words.tail.to_le_bytes());
+            let (words, body) = body.split_at(row_words(kind, body.len()) * 8);
+            for (number, word) in words.as_chunks::<8>().0.iter().enumerate() {
+                let word = self.word_predictor.encode(number, u64::from_le_bytes(*word));
+                self.words[number].put(word);
+            }
             self.bodies.put_slice(body);
         }
     }
