@@ -18,7 +18,6 @@ use crate::live::backup::read_control;
 use crate::live::cluster::{
     Account, Binaries, Cluster, ClusterError, Places, StopMode, running_postmaster,
 };
-use crate::live::backup::read_control;
 use crate::live::recover::Recovery;
 use crate::{facts, page, recovery_conf, transform, wal};
 
@@ -78,11 +77,6 @@ impl Engine for PostgresEngine {
 
     fn log_facts(&self, name: SegmentName, segment: &[u8]) -> LogFacts {
         facts::log_facts(name, segment)
-    }
-
-    fn directory_identity(&self, directory: &Path) -> Result<ClusterIdentity, EngineError> {
-        let (_, control) = read_control(directory)?;
-        Ok(control.identity())
     }
 
     fn directory_identity(&self, directory: &Path) -> Result<ClusterIdentity, EngineError> {

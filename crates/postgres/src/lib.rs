@@ -11,6 +11,7 @@
 
 mod bytes;
 pub mod control;
+pub mod engine;
 pub mod facts;
 pub mod live;
 pub mod page;

@@ -202,7 +202,7 @@ fn a_failing_archiver_is_told_in_the_servers_words() {
         |b| b.archive_command("false"),
         |server| {
             let mut origin = origin(server);
-            let segment = origin.switch_segment().unwrap().segment.to_string();
+            origin.switch_segment().unwrap();
             let mut said = None;
             wait_for("a failure", || {
                 said = origin.archiver_failure().unwrap();
@@ -260,8 +260,11 @@ fn a_standby_is_refused_for_now() {
             server.run("pg_ctl", &["start", "-w", "-D", target, "-l", &log]);
             let refused = PostgresOrigin::connect(server.connection(), OriginOptions::default());
             let facts = ServerFacts::read(&mut Session::open(&server.connection()).unwrap());
+            let wanted = format!("{} target_session_attrs=primary", server.conninfo());
+            let primary = Session::open(&Conninfo::read(&wanted, &|_| None).unwrap());
             server.run("pg_ctl", &["stop", "-w", "-m", "immediate", "-D", target]);
             assert_eq!(refused.err().unwrap().code().0, "LB-PG-026");
+            assert_eq!(primary.err().unwrap().code().0, "LB-PG-036");
             let facts = facts.unwrap();
             assert!(facts.in_recovery && facts.timeline.0 == 1);
         },

@@ -121,14 +121,15 @@ impl PostgresOrigin {
         Ok(control.identity())
     }
 
-    /// Proves that the directory follows the server: its last checkpoint is the backup's own.
-    fn prove_directory(&self, start: Lsn) -> Result<ControlFile, LiveError> {
-        let (_, control) = read_control(&self.directory)?;
+    /// Proves that the directory follows the server: its last checkpoint is the backup's own, or
+    /// a later one. Gives the control file.
+    fn prove_directory(&self, start: Lsn) -> Result<Vec<u8>, LiveError> {
+        let (bytes, control) = read_control(&self.directory)?;
         if control.checkpoint < start {
             let (path, on_disk) = (self.directory.clone(), control.checkpoint);
             return Err(LiveError::StaleDirectory { path, on_disk, start });
         }
-        Ok(control)
+        Ok(bytes)
     }
 
     fn begin(&mut self, label: &str) -> Result<BackupStart, LiveError> {
@@ -286,8 +287,7 @@ impl Origin for PostgresOrigin {
         let Some(Running { start, .. }) = self.running else {
             return Err(LiveError::Order("no backup is running").into());
         };
-        self.prove_directory(start)?;
-        let (bytes, _) = read_control(&self.directory)?;
+        let bytes = self.prove_directory(start)?;
         Ok(GeneratedFile { path: CONTROL_FILE.into(), bytes })
     }
 

@@ -28,6 +28,12 @@ pub enum LiveError {
         /// Why.
         source: postgres::Error,
     },
+    /// No server of the kind that target_session_attrs asks for.
+    #[error("none of the servers at {server} is of the kind that target_session_attrs asks for")]
+    NoneWanted {
+        /// The connection string without the password.
+        server: String,
+    },
     /// The session ended while it was needed.
     #[error("the connection to PostgreSQL was lost: {doing}")]
     Lost {
@@ -182,12 +188,16 @@ impl Explain for LiveError {
             Self::Order(_) => Code("LB-PG-033"),
             Self::NoSwitch { .. } => Code("LB-PG-034"),
             Self::Answer { .. } | Self::Position { .. } => Code("LB-PG-035"),
+            Self::NoneWanted { .. } => Code("LB-PG-036"),
         }
     }
 
     fn retry(&self) -> Retry {
         match self {
-            Self::Connect { .. } | Self::Lost { .. } | Self::NoSwitch { .. } => Retry::Later,
+            Self::Connect { .. }
+            | Self::NoneWanted { .. }
+            | Self::Lost { .. }
+            | Self::NoSwitch { .. } => Retry::Later,
             Self::Control { source, .. } => source.retry(),
             Self::TimelineChanged { .. } => Retry::Later,
             Self::Login { .. }
@@ -209,6 +219,9 @@ impl Explain for LiveError {
         let text = match self {
             Self::Connect { .. } => {
                 "is the server running, and are host (a socket's directory) and port right?"
+            }
+            Self::NoneWanted { .. } => {
+                "is the primary (or the standby) among the hosts, and running?"
             }
             Self::Login { .. } => {
                 "the server's pg_hba.conf and the password (PGPASSWORD, password file of mode 0600) decide"

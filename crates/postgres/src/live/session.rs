@@ -6,7 +6,7 @@ use postgres::error::SqlState;
 use postgres::types::ToSql;
 use postgres::{Client, Config, NoTls, Row};
 
-use super::conninfo::{Conninfo, Endpoint, Host};
+use super::conninfo::{Conninfo, Endpoint, Host, Wanted};
 use super::error::LiveError;
 use super::privileges;
 
@@ -15,7 +15,7 @@ use super::privileges;
 const SETTINGS: &str = "\
     SET statement_timeout = 0; SET lock_timeout = 0; \
     SET idle_in_transaction_session_timeout = 0; SET idle_session_timeout = 0; \
-    SET search_path = ''; SET datestyle = 'ISO, YMD'; SET synchronous_commit = local";
+    SELECT set_config('search_path', '', false); SET datestyle = 'ISO, YMD'; SET synchronous_commit = local";
 
 /// An open session and what is always known about it.
 pub struct Session {
@@ -30,7 +30,13 @@ impl Session {
         let mut last = None;
         for host in &conninfo.hosts {
             match config(conninfo, host).connect(NoTls) {
-                Ok(client) => return Self::prepare(client),
+                Ok(client) => {
+                    let mut session = Self::prepare(client)?;
+                    if session.is_wanted(conninfo.wanted)? {
+                        return Ok(session);
+                    }
+                    last = Some(LiveError::NoneWanted { server: conninfo.to_string() });
+                }
                 Err(error) => last = Some(refused(conninfo, error)),
             }
         }
@@ -56,6 +62,17 @@ impl Session {
             client.batch_execute("SET transaction_timeout = 0").map_err(failed)?;
         }
         Ok(Self { client, role: row.get(1), version_num })
+    }
+
+    /// Whether this is the kind of server that the connection string asks for.
+    fn is_wanted(&mut self, wanted: Wanted) -> Result<bool, LiveError> {
+        let wants_standby = match wanted {
+            Wanted::Any => return Ok(true),
+            Wanted::Primary => false,
+            Wanted::Standby => true,
+        };
+        let row = self.ask("asking for the server's kind", "SELECT pg_is_in_recovery()", &[])?;
+        Ok(row.get::<_, bool>(0) == wants_standby)
     }
 
     /// The role that statements run as.
@@ -119,6 +136,7 @@ fn config(conninfo: &Conninfo, host: &Host) -> Config {
         application_name,
         connect_timeout,
         keepalives,
+        wanted: _,
         warnings: _,
     } = conninfo;
     let mut config = Config::new();

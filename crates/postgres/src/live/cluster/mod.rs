@@ -73,7 +73,6 @@ impl Cluster {
         command.arg(options.patience.as_secs().max(1).to_string());
         command.arg("--log").arg(&options.log);
         command.arg("--options").arg(shell_options(&options.settings));
-        command.arg("--core-files");
         clean_environment(&mut command);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         command.spawn().map_err(|source| self.cannot_run("pg_ctl", source))

@@ -3,7 +3,9 @@
 //! Precedence, as in libpq: the text, then the service file, then `PG…` variables, then
 //! defaults. The environment is passed in, so that nothing here depends on the process.
 
+mod error;
 mod files;
+mod keys;
 mod parse;
 
 use std::fmt;
@@ -11,127 +13,15 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use lifeboat_units::{Code, Explain, Retry, Secret};
+use lifeboat_units::Secret;
 
+pub use error::ConninfoError;
 use files::Passwords;
+use keys::{KEYS, VARIABLES};
 use parse::Raw;
 
 /// Looks up one variable of the environment.
 pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
-
-/// A connection string that cannot be used.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ConninfoError {
-    /// A word without `=value`. Its text may be part of a password and is not kept.
-    #[error("the connection string has a word without `=value` at character {position}")]
-    NoValue {
-        /// Counted from 1.
-        position: usize,
-    },
-    /// A quoted value that does not end.
-    #[error("a quoted value in the connection string does not end")]
-    OpenQuote,
-    /// A query part of a URI that is not `key=value`.
-    #[error("the connection URI has a parameter without `=value` after `?`")]
-    UriQuery,
-    /// An address in brackets that does not end, or is followed by something else than a port.
-    #[error("the connection URI has a malformed address in brackets")]
-    UriBracket,
-    /// A broken percent escape.
-    #[error("the connection URI has a malformed `%` escape")]
-    Percent,
-    /// A key that libpq does not know either.
-    #[error("the connection string has an unknown key `{key}`")]
-    UnknownKey {
-        /// As written.
-        key: String,
-    },
-    /// A value that cannot be what its key says.
-    #[error("`{value}` is no {key} for a connection")]
-    Value {
-        /// The key.
-        key: &'static str,
-        /// As written. Never a password.
-        value: String,
-    },
-    /// Lists of hosts, addresses and ports of different lengths.
-    #[error("the connection string names {hosts} hosts but {others} {what}")]
-    Counts {
-        /// How many hosts.
-        hosts: usize,
-        /// How many of the others.
-        others: usize,
-        /// What the others are.
-        what: &'static str,
-    },
-    /// A mode that needs TLS.
-    #[error("sslmode={mode} needs a TLS connection, which lifeboat cannot make yet")]
-    Tls {
-        /// The mode asked for.
-        mode: String,
-    },
-    /// A service that no service file knows.
-    #[error("service `{service}` is in none of the service files: {}", looked.join(", "))]
-    Service {
-        /// Its name.
-        service: String,
-        /// The files that were looked for.
-        looked: Vec<String>,
-    },
-    /// A password or service file that cannot be read.
-    #[error("cannot read `{}`", path.display())]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// Nobody to log in as.
-    #[error("no user name: neither the connection string nor PGUSER nor USER says one")]
-    NoUser,
-}
-
-impl Explain for ConninfoError {
-    fn code(&self) -> Code {
-        match self {
-            Self::NoValue { .. }
-            | Self::OpenQuote
-            | Self::UriQuery
-            | Self::UriBracket
-            | Self::Percent => Code("LB-PG-001"),
-            Self::UnknownKey { .. } => Code("LB-PG-002"),
-            Self::Value { .. } | Self::Counts { .. } => Code("LB-PG-003"),
-            Self::Tls { .. } => Code("LB-PG-004"),
-            Self::Service { .. } => Code("LB-PG-005"),
-            Self::File { .. } => Code("LB-PG-006"),
-            Self::NoUser => Code("LB-PG-007"),
-        }
-    }
-
-    fn retry(&self) -> Retry {
-        Retry::Never
-    }
-
-    fn help(&self) -> Option<String> {
-        let text = match self {
-            Self::NoValue { .. } | Self::OpenQuote => {
-                "write it as `host=/run/postgresql dbname=postgres`, values with spaces in single quotes"
-            }
-            Self::UriQuery | Self::UriBracket | Self::Percent => {
-                "write it as `postgresql://user@host:5432/dbname?sslmode=prefer`"
-            }
-            Self::UnknownKey { .. } => "the keys are those of libpq: host, port, user, dbname, …",
-            Self::Tls { .. } => {
-                "use the server's Unix socket or sslmode=prefer over a trusted network"
-            }
-            Self::Service { .. } => "set PGSERVICEFILE, or leave the service out",
-            Self::NoUser => "add user=… to the connection string",
-            Self::Value { .. } | Self::Counts { .. } | Self::File { .. } => return None,
-        };
-        Some(text.to_owned())
-    }
-}
 
 /// Where one of the named servers listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -170,8 +60,21 @@ pub struct Conninfo {
     pub connect_timeout: Duration,
     /// TCP keepalives: idle, interval, count.
     pub keepalives: Keepalives,
+    /// Which of the servers will do.
+    pub wanted: Wanted,
     /// Things to tell the user, such as an ignored password file.
     pub warnings: Vec<String>,
+}
+
+/// Which kind of server a connection is for (`target_session_attrs`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// Whichever answers first.
+    Any,
+    /// One that is written to.
+    Primary,
+    /// One that recovers.
+    Standby,
 }
 
 /// TCP keepalive settings; a backup's session may be silent for long.
@@ -239,68 +142,6 @@ pub fn quote(value: &str) -> String {
     format!("'{}'", value.replace('\\', "\\\\").replace('\'', "\\'"))
 }
 
-/// Keys that libpq knows. Those that only concern TLS, GSSAPI or load balancing are accepted
-/// and have no effect on a plain connection. Source: `PQconninfoOptions` in fe-connect.c.
-const KEYS: &[&str] = &[
-    "application_name",
-    "channel_binding",
-    "client_encoding",
-    "connect_timeout",
-    "dbname",
-    "fallback_application_name",
-    "gssdelegation",
-    "gssencmode",
-    "gsslib",
-    "host",
-    "hostaddr",
-    "keepalives",
-    "keepalives_count",
-    "keepalives_idle",
-    "keepalives_interval",
-    "krbsrvname",
-    "load_balance_hosts",
-    "max_protocol_version",
-    "min_protocol_version",
-    "options",
-    "passfile",
-    "password",
-    "port",
-    "require_auth",
-    "requirepeer",
-    "service",
-    "servicefile",
-    "ssl_max_protocol_version",
-    "ssl_min_protocol_version",
-    "sslcert",
-    "sslcertmode",
-    "sslcompression",
-    "sslcrl",
-    "sslcrldir",
-    "sslkey",
-    "sslmode",
-    "sslnegotiation",
-    "sslpassword",
-    "sslrootcert",
-    "sslsni",
-    "target_session_attrs",
-    "tcp_user_timeout",
-    "user",
-];
-
-/// Variables of the environment that stand for keys.
-const VARIABLES: &[(&str, &str)] = &[
-    ("host", "PGHOST"),
-    ("hostaddr", "PGHOSTADDR"),
-    ("port", "PGPORT"),
-    ("dbname", "PGDATABASE"),
-    ("user", "PGUSER"),
-    ("password", "PGPASSWORD"),
-    ("passfile", "PGPASSFILE"),
-    ("options", "PGOPTIONS"),
-    ("sslmode", "PGSSLMODE"),
-    ("connect_timeout", "PGCONNECT_TIMEOUT"),
-];
-
 /// Fills what the text leaves open from the service it (or PGSERVICE) names.
 fn add_service(raw: &mut Raw, environment: Environment<'_>) -> Result<(), ConninfoError> {
     let Some(service) = raw.get("service").cloned().or_else(|| environment("PGSERVICE")) else {
@@ -352,6 +193,7 @@ fn build(raw: &Raw, environment: Environment<'_>) -> Result<Conninfo, ConninfoEr
             interval: seconds("keepalives_interval", 15)?,
             count: get("keepalives_count").map_or(Ok(4), |t| number("keepalives_count", t))? as u32,
         },
+        wanted: wanted(get("target_session_attrs").unwrap_or("any"))?,
         warnings: Vec::new(),
     };
     if conninfo.connect_timeout.is_zero() {
@@ -367,6 +209,15 @@ fn check_tls(mode: &str) -> Result<(), ConninfoError> {
         "disable" | "allow" | "prefer" => Ok(()),
         "require" | "verify-ca" | "verify-full" => Err(ConninfoError::Tls { mode: mode.into() }),
         other => Err(ConninfoError::Value { key: "sslmode", value: other.into() }),
+    }
+}
+
+fn wanted(text: &str) -> Result<Wanted, ConninfoError> {
+    match text {
+        "any" | "prefer-standby" => Ok(Wanted::Any),
+        "read-write" | "primary" => Ok(Wanted::Primary),
+        "read-only" | "standby" => Ok(Wanted::Standby),
+        other => Err(ConninfoError::Value { key: "target_session_attrs", value: other.to_owned() }),
     }
 }
 

@@ -2,6 +2,8 @@ use std::collections::HashMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
+use lifeboat_units::Explain;
+
 use super::*;
 
 fn read(text: &str, environment: &[(&str, &str)]) -> Result<Conninfo, ConninfoError> {

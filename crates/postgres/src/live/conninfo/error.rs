@@ -1,0 +1,119 @@
+//! Why a connection string cannot be used.
+
+use std::path::PathBuf;
+
+use lifeboat_units::{Code, Explain, Retry};
+
+/// A connection string that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConninfoError {
+    /// A word without `=value`. Its text may be part of a password and is not kept.
+    #[error("the connection string has a word without `=value` at character {position}")]
+    NoValue {
+        /// Counted from 1.
+        position: usize,
+    },
+    /// A quoted value that does not end.
+    #[error("a quoted value in the connection string does not end")]
+    OpenQuote,
+    /// A query part of a URI that is not `key=value`.
+    #[error("the connection URI has a parameter without `=value` after `?`")]
+    UriQuery,
+    /// An address in brackets that does not end, or is followed by something else than a port.
+    #[error("the connection URI has a malformed address in brackets")]
+    UriBracket,
+    /// A broken percent escape.
+    #[error("the connection URI has a malformed `%` escape")]
+    Percent,
+    /// A key that libpq does not know either.
+    #[error("the connection string has an unknown key `{key}`")]
+    UnknownKey {
+        /// As written.
+        key: String,
+    },
+    /// A value that cannot be what its key says.
+    #[error("`{value}` is no {key} for a connection")]
+    Value {
+        /// The key.
+        key: &'static str,
+        /// As written. Never a password.
+        value: String,
+    },
+    /// Lists of hosts, addresses and ports of different lengths.
+    #[error("the connection string names {hosts} hosts but {others} {what}")]
+    Counts {
+        /// How many hosts.
+        hosts: usize,
+        /// How many of the others.
+        others: usize,
+        /// What the others are.
+        what: &'static str,
+    },
+    /// A mode that needs TLS.
+    #[error("sslmode={mode} needs a TLS connection, which lifeboat cannot make yet")]
+    Tls {
+        /// The mode asked for.
+        mode: String,
+    },
+    /// A service that no service file knows.
+    #[error("service `{service}` is in none of the service files: {}", looked.join(", "))]
+    Service {
+        /// Its name.
+        service: String,
+        /// The files that were looked for.
+        looked: Vec<String>,
+    },
+    /// A password or service file that cannot be read.
+    #[error("cannot read `{}`", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Nobody to log in as.
+    #[error("no user name: neither the connection string nor PGUSER nor USER says one")]
+    NoUser,
+}
+
+impl Explain for ConninfoError {
+    fn code(&self) -> Code {
+        match self {
+            Self::NoValue { .. }
+            | Self::OpenQuote
+            | Self::UriQuery
+            | Self::UriBracket
+            | Self::Percent => Code("LB-PG-001"),
+            Self::UnknownKey { .. } => Code("LB-PG-002"),
+            Self::Value { .. } | Self::Counts { .. } => Code("LB-PG-003"),
+            Self::Tls { .. } => Code("LB-PG-004"),
+            Self::Service { .. } => Code("LB-PG-005"),
+            Self::File { .. } => Code("LB-PG-006"),
+            Self::NoUser => Code("LB-PG-007"),
+        }
+    }
+
+    fn retry(&self) -> Retry {
+        Retry::Never
+    }
+
+    fn help(&self) -> Option<String> {
+        let text = match self {
+            Self::NoValue { .. } | Self::OpenQuote => {
+                "write it as `host=/run/postgresql dbname=postgres`, values with spaces in single quotes"
+            }
+            Self::UriQuery | Self::UriBracket | Self::Percent => {
+                "write it as `postgresql://user@host:5432/dbname?sslmode=prefer`"
+            }
+            Self::UnknownKey { .. } => "the keys are those of libpq: host, port, user, dbname, …",
+            Self::Tls { .. } => {
+                "use the server's Unix socket or sslmode=prefer over a trusted network"
+            }
+            Self::Service { .. } => "set PGSERVICEFILE, or leave the service out",
+            Self::NoUser => "add user=… to the connection string",
+            Self::Value { .. } | Self::Counts { .. } | Self::File { .. } => return None,
+        };
+        Some(text.to_owned())
+    }
+}
