@@ -7,12 +7,15 @@
 //! | [`page`] | [`page::PgPageFormat`]: checks a page |
 //! | [`transform`] | [`transform::SplitPages`]: reorders pages for compression |
 //! | [`wal`] | WAL segments and their records |
+//! | [`history`], [`label`] | timeline history files, `backup_label` |
 //! | [`facts`] | [`facts::log_facts`]: commits and restore points in a segment |
 
 mod bytes;
 pub mod control;
 pub mod engine;
 pub mod facts;
+pub mod history;
+pub mod label;
 pub mod live;
 pub mod page;
 pub mod recovery_conf;

@@ -98,7 +98,7 @@ fn labels_of_real_servers_read_and_write_back() {
 #[test]
 #[ignore = "prints a speed"]
 fn speed_of_the_checksum() {
-    let pages: Vec<u8> = (0..32 * 8192u32).map(|i| (i * i >> 7) as u8).collect();
+    let pages: Vec<u8> = (0..32 * 8192u32).map(|i| (i.wrapping_mul(i) >> 7) as u8).collect();
     let (start, mut sum) = (Instant::now(), 0u64);
     for round in 0..4096u32 {
         for (number, page) in pages.chunks(8192).enumerate() {

@@ -30,10 +30,10 @@ pub(super) fn sizes(pages: usize, page_bytes: usize, counts: &Counts) -> [usize;
 pub(super) const COLUMNS: usize = 15;
 
 /// Cuts `bytes` into columns of these sizes, which must be all of it.
-pub(super) fn cut<'a>(
-    mut bytes: &'a [u8],
+pub(super) fn cut(
+    mut bytes: &[u8],
     sizes: [usize; COLUMNS],
-) -> Result<[&'a [u8]; COLUMNS], TransformError> {
+) -> Result<[&[u8]; COLUMNS], TransformError> {
     let mut columns: [&[u8]; COLUMNS] = [&[]; COLUMNS];
     for (column, size) in columns.iter_mut().zip(sizes) {
         *column = bytes.split_off(..size).ok_or(TransformError("cut short"))?;
