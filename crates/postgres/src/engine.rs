@@ -19,7 +19,7 @@ use crate::live::cluster::{
     Account, Binaries, Cluster, ClusterError, Places, StopMode, running_postmaster,
 };
 use crate::live::recover::Recovery;
-use crate::{facts, page, recovery_conf, transform, wal};
+use crate::{facts, history, page, recovery_conf, transform, wal};
 
 /// Lies in a directory while a restore writes it, and is removed at the very end.
 pub const RESTORING_MARK: &str = "lifeboat.restoring";
@@ -63,8 +63,7 @@ impl Engine for PostgresEngine {
     }
 
     fn parse_history(&self, timeline: TimelineId, bytes: &[u8]) -> Result<Ancestry, EngineError> {
-        let _ = bytes;
-        Ok(Ancestry::root(timeline))
+        history::parse_history(timeline, bytes).map_err(EngineError::new)
     }
 
     fn segment_origin(

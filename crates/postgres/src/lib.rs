@@ -9,6 +9,10 @@
 //! | [`wal`] | WAL segments and their records |
 //! | [`history`], [`label`] | timeline history files, `backup_label` |
 //! | [`facts`] | [`facts::log_facts`]: commits and restore points in a segment |
+//! | [`engine`] | [`engine::PostgresEngine`]: what jobs ask without a running server |
+//! | [`live`] | running servers: connections, backup mode, cluster control |
+//! | [`scan`] | [`scan::list`]: what a base backup copies |
+//! | [`recovery_conf`] | the recovery settings in `postgresql.auto.conf` |
 
 mod bytes;
 pub mod control;

@@ -98,13 +98,8 @@ fn history(server: &ScratchServer) -> (Copied, Timestamp) {
         PostgresOrigin::connect(server.connection(), OriginOptions::default()).unwrap();
     let segment = origin.switch_segment().unwrap().segment.to_string();
     let archived = server.home().join("archive").join(segment);
-    for _ in 0..600 {
-        if archived.exists() {
-            return (copied, moment);
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    panic!("the archive never got {}", archived.display());
+    wait_for(&archived);
+    (copied, moment)
 }
 
 fn rows(conninfo: &str) -> i64 {
@@ -127,11 +122,7 @@ fn recovery_ends_where_it_was_told_to() {
         ];
         for (number, (target, expected)) in cases.into_iter().enumerate() {
             let directory = server.home().join(format!("restore{number}"));
-            let from = copied.directory.to_str().unwrap();
-            let to = directory.to_str().unwrap();
-            assert!(
-                std::process::Command::new("cp").args(["-a", from, to]).status().unwrap().success()
-            );
+            copy_directory(&copied.directory, &directory);
             // A target of an earlier life must not be in the way.
             let conf = directory.join("postgresql.conf");
             let mut text = fs::read_to_string(&conf).unwrap();
@@ -192,7 +183,7 @@ fn a_restore_command_that_hangs_ends_in_an_error() {
         let (copied, _) = history(server);
         let engine = PostgresEngine::new(places());
         let mut settings = settings(server, RecoveryTarget::Latest);
-        settings.restore_command = "sleep 600".into();
+        settings.restore_command = "sleep 20".into();
         engine.configure_recovery(&copied.directory, &settings).unwrap();
         let mut request = request(server, &copied.directory);
         request.patience = Duration::from_secs(3);
@@ -225,13 +216,57 @@ fn a_standby_stays_in_recovery_and_a_successor_archives() {
         request.wait_for_promotion = true;
         let landing = engine.start_and_recover(&request, &Silent).unwrap();
         assert!(landing.promoted && landing.timeline.0 == 2, "{landing:?}");
-        for _ in 0..600 {
-            if successors.join("00000002.history").exists() {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        assert!(successors.join("00000002.history").exists());
+        wait_for(&successors.join("00000002.history"));
         engine.stop(&copied.directory, server.major()).unwrap();
     });
+}
+
+#[test]
+fn files_say_the_same_as_the_server_about_where_it_landed() {
+    let test = "files_say_the_same_as_the_server_about_where_it_landed";
+    on_each(test, archiving, |server| {
+        server.execute("CREATE ROLE boss SUPERUSER LOGIN");
+        server.directory("archive");
+        let copied = back_up(server, "copy");
+        // From here on nobody knows a role to ask with, unless it is named.
+        let boss = Conninfo::read(&server.conninfo_as("boss"), &|_| None).unwrap();
+        let mut session = Session::open(&boss).unwrap();
+        session.ask_all("renaming", "ALTER ROLE postgres RENAME TO nobody", &[]).unwrap();
+        drop(session);
+        let mut origin = PostgresOrigin::connect(boss, OriginOptions::default()).unwrap();
+        let segment = origin.switch_segment().unwrap().segment.to_string();
+        let archived = server.home().join("archive").join(segment);
+        wait_for(&archived);
+
+        let land = |engine: PostgresEngine, name: &str| {
+            let directory = server.home().join(name);
+            copy_directory(&copied.directory, &directory);
+            let settings = settings(server, RecoveryTarget::Latest);
+            engine.configure_recovery(&directory, &settings).unwrap();
+            let landing = engine.start_and_recover(&request(server, &directory), &Silent).unwrap();
+            engine.stop(&directory, server.major()).unwrap();
+            landing
+        };
+        let asked = land(PostgresEngine::new(places()).with_role("boss"), "asked");
+        let read = land(PostgresEngine::new(places()), "read");
+        assert!(asked.conninfo.contains("user=boss"), "{asked:?}");
+        assert!(asked.last_commit.is_some());
+        assert_eq!((asked.timeline, asked.lsn), (read.timeline, read.lsn));
+        assert_eq!((asked.last_commit, asked.promoted), (read.last_commit, read.promoted));
+    });
+}
+
+fn wait_for(path: &Path) {
+    for _ in 0..600 {
+        if path.exists() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    panic!("waited in vain for {}", path.display());
+}
+
+fn copy_directory(from: &Path, to: &Path) {
+    let status = std::process::Command::new("cp").arg("-a").args([from, to]).status().unwrap();
+    assert!(status.success());
 }

@@ -32,12 +32,13 @@ fn fill(server: &ScratchServer) {
     server.execute(&format!("CREATE TABLESPACE fast LOCATION '{}'", space.display()));
     server.execute(
         "CREATE TABLE plain AS SELECT g, repeat('x', 100) FROM generate_series(1, 10000) g; \
-         CREATE INDEX ON plain (g); VACUUM plain; \
+         CREATE INDEX ON plain (g); \
          CREATE UNLOGGED TABLE quick AS SELECT g FROM generate_series(1, 10000) g; \
          CREATE INDEX ON quick (g); \
          CREATE TABLE far TABLESPACE fast AS SELECT g FROM generate_series(1, 10000) g; \
          CREATE UNLOGGED TABLE far_quick (a int PRIMARY KEY) TABLESPACE fast",
     );
+    server.execute("VACUUM plain");
     server.execute("CREATE DATABASE other");
     server.execute("CREATE PUBLICATION p FOR TABLE plain");
     server.execute("SELECT pg_create_physical_replication_slot('s', true)");

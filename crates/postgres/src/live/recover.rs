@@ -18,6 +18,7 @@ use super::conninfo::{Conninfo, quote};
 use super::isolation;
 use super::session::Session;
 use crate::control::ClusterState;
+use crate::history::parse_history;
 
 /// How often a recovering server is looked at.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -234,11 +235,12 @@ impl<'a> Recovery<'a> {
     }
 
     fn failed(&self) -> ClusterError {
-        ClusterError::Recovery {
-            directory: self.request.directory.clone(),
-            log: self.log.clone(),
-            tail: log_tail(&self.log),
-        }
+        let tail = match log_tail(&self.log) {
+            nothing if nothing.is_empty() => "(nothing: its log is empty)".into(),
+            tail => tail,
+        };
+        let (directory, log) = (self.request.directory.clone(), self.log.clone());
+        ClusterError::Recovery { directory, log, tail }
     }
 
     fn stalled(&self, at: Option<Lsn>) -> ClusterError {
@@ -273,9 +275,10 @@ fn newest_history(directory: &Path) -> Option<(TimelineId, Lsn)> {
             u32::from_str_radix(name.strip_suffix(".history")?, 16).ok()
         })
         .max()?;
-    let text = fs::read_to_string(directory.join(format!("pg_wal/{newest:08X}.history"))).ok()?;
-    let last = text.lines().rfind(|line| line.starts_with(|c: char| c.is_ascii_digit()))?;
-    Some((TimelineId(newest), last.split_whitespace().nth(1)?.parse().ok()?))
+    let timeline = TimelineId(newest);
+    let bytes = fs::read(directory.join(format!("pg_wal/{newest:08X}.history"))).ok()?;
+    let past = parse_history(timeline, &bytes).ok()?;
+    Some((timeline, past.ancestors.last()?.left_at))
 }
 
 /// Finds `last completed transaction was at log time 2026-11-22 23:33:28.123456+00`. An isolated
