@@ -7,7 +7,9 @@ use lifeboat_engine::{
     TimelineId,
 };
 use lifeboat_repo::{ArchivedLog, BackupId, Cluster, LogPlace, Manifest, RepoError};
-use serde::Serialize;
+use lifeboat_store::StoreError;
+use lifeboat_units::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use crate::facts::{ArchivedFacts, BackupFacts};
 
@@ -34,7 +36,7 @@ impl Backup {
 }
 
 /// Consecutive segments of one timeline.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SegmentRange {
     /// First segment.
     pub first: SegmentName,
@@ -118,22 +120,40 @@ pub struct Unreadable {
     pub why: String,
 }
 
+impl Unreadable {
+    /// The backup that could not be read; `None` when it is something else.
+    pub fn backup(&self) -> Option<BackupId> {
+        self.object.parse().ok()
+    }
+}
+
+/// What is noted beside the newest whole segment of a timeline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NewestLog {
+    /// When it was archived, by lifeboat's clock.
+    pub archived_at: Timestamp,
+    /// The last commit that begins in it, by the server's clock.
+    pub last_commit: Option<Timestamp>,
+}
+
 /// Everything about one cluster, read from the repository.
 #[derive(Debug, Clone, Default)]
 pub struct Inventory {
     /// Backups, oldest first.
     pub backups: Vec<Backup>,
-    /// Backups that are listed and cannot be read.
+    /// Backups that are listed and cannot be read, and history files likewise.
     pub unreadable: Vec<Unreadable>,
     /// WAL by system and timeline.
     pub timelines: BTreeMap<(SystemId, TimelineId), Timeline>,
+    /// What is noted beside the newest segment of each timeline that has one.
+    pub newest_logs: BTreeMap<(SystemId, TimelineId), NewestLog>,
     /// Everything that is archived, as listed.
     pub logs: Vec<ArchivedLog>,
 }
 
 impl Inventory {
-    /// Reads what is there. A backup that cannot be read is noted, not an error: the others can
-    /// still be restored.
+    /// Reads what is there. A backup or history file that cannot be read is noted, not an error:
+    /// the others can still be restored.
     pub fn load(cluster: &Cluster, engine: &dyn Engine) -> Result<Self, InventoryError> {
         let mut inventory = Self::default();
         for id in cluster.backups()? {
@@ -144,7 +164,7 @@ impl Inventory {
             match backup {
                 Ok(backup) => inventory.backups.push(backup),
                 Err(RepoError::NoSuchBackup { .. }) => {} // expired since it was listed
-                Err(error @ (RepoError::Damaged { .. } | RepoError::TooNew { .. })) => {
+                Err(error) if is_about_one_object(&error) => {
                     let why = chain(&error);
                     inventory.unreadable.push(Unreadable { object: id.to_string(), why });
                 }
@@ -153,7 +173,34 @@ impl Inventory {
         }
         inventory.logs = cluster.logs()?;
         inventory.sort_logs(cluster, engine)?;
+        inventory.read_newest(cluster)?;
         Ok(inventory)
+    }
+
+    /// Reads the head of the newest segment of each timeline.
+    fn read_newest(&mut self, cluster: &Cluster) -> Result<(), InventoryError> {
+        for (key, timeline) in &self.timelines {
+            let Some((number, _)) = timeline.segments.last_key_value() else { continue };
+            let place = LogPlace {
+                system: key.0.to_string(),
+                timeline: key.1.0,
+                name: timeline.name(*number).to_string(),
+            };
+            let head = match cluster.log_head(&place) {
+                Ok(head) => head,
+                Err(error) if is_about_one_object(&error) => {
+                    let why = chain(&error);
+                    self.unreadable.push(Unreadable { object: place.name, why });
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
+            let facts: Option<ArchivedFacts> = serde_json::from_value(head.facts).ok();
+            let last_commit = facts.and_then(|f| f.log).and_then(|log| log.last_commit);
+            let newest = NewestLog { archived_at: head.archived_at, last_commit };
+            self.newest_logs.insert(*key, newest);
+        }
+        Ok(())
     }
 
     fn sort_logs(&mut self, cluster: &Cluster, engine: &dyn Engine) -> Result<(), InventoryError> {
@@ -209,8 +256,16 @@ impl Inventory {
                 // Without the private key a history cannot be read: what a host in write-only
                 // mode may list does not include it.
                 if cluster.repository().keyring().identity.is_some() {
-                    let (_, bytes) = cluster.read_log(&log.place)?;
-                    timeline.ancestry = Some(engine.parse_history(id, &bytes)?);
+                    match read_history(cluster, engine, id, &log.place) {
+                        Ok(ancestry) => timeline.ancestry = Some(ancestry),
+                        Err(InventoryError::Repo(error)) if !is_about_one_object(&error) => {
+                            return Err(error.into());
+                        }
+                        Err(error) => self.unreadable.push(Unreadable {
+                            object: log.place.name.clone(),
+                            why: chain(&error),
+                        }),
+                    }
                 }
             }
             LogFile::BackupHistory(..) => {}
@@ -229,9 +284,37 @@ impl Inventory {
     }
 }
 
-/// The segment size that is noted beside an archived segment.
+/// Whether a failure says something about one object, and nothing about the others.
+pub(crate) fn is_about_one_object(error: &RepoError) -> bool {
+    match error {
+        RepoError::Damaged { .. } | RepoError::TooNew { .. } => true,
+        RepoError::Store(error) => matches!(
+            error,
+            StoreError::NotFound { .. }
+                | StoreError::Truncated { .. }
+                | StoreError::TooLarge { .. }
+        ),
+        _ => false,
+    }
+}
+
+fn read_history(
+    cluster: &Cluster,
+    engine: &dyn Engine,
+    timeline: TimelineId,
+    place: &LogPlace,
+) -> Result<Ancestry, InventoryError> {
+    let (_, bytes) = cluster.read_log(place)?;
+    Ok(engine.parse_history(timeline, &bytes)?)
+}
+
+/// The segment size that is noted beside an archived segment; `None` when it cannot be told.
 fn segment_size(cluster: &Cluster, place: &LogPlace) -> Result<Option<SegmentSize>, RepoError> {
-    let head = cluster.log_head(place)?;
+    let head = match cluster.log_head(place) {
+        Ok(head) => head,
+        Err(error) if is_about_one_object(&error) => return Ok(None),
+        Err(error) => return Err(error),
+    };
     let facts: Option<ArchivedFacts> = serde_json::from_value(head.facts).ok();
     Ok(facts.and_then(|facts| facts.segment))
 }

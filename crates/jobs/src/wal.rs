@@ -1,35 +1,25 @@
-//! Archives and fetches WAL.
+//! Archives and fetches WAL, and says what of it is there.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`push`] | archives one file of the log, for `archive_command` |
+//! | [`get`] | fetches one, for `restore_command` |
+//! | [`list`] | ranges, gaps and what can be reached |
+//! | [`state`] | what a restored directory remembers until its recovery is over |
+//! | [`wait`] | waits until a segment has arrived |
 
-use std::path::Path;
+pub mod error;
+pub mod get;
+pub mod list;
+pub mod push;
+pub mod state;
+pub mod wait;
 
-use lifeboat_engine::{SystemId, TimelineId};
-use lifeboat_repo::Compression;
-use serde::{Deserialize, Serialize};
+mod place;
 
-use crate::inventory::SegmentRange;
-use crate::ports::Ports;
-
-/// Lies in the root of a restored data directory until its recovery is over: tells `wal get`
-/// what recovery must be able to reach.
-pub const RECOVERY_FILE: &str = "lifeboat.recovery";
-/// Lies beside it, mode 0600: the unlocked keys, so that recovery needs nobody to type.
-pub const RECOVERY_KEY_FILE: &str = "lifeboat.recovery.key";
-
-/// What recovery of a restored directory needs, written by a restore.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RecoveryState {
-    /// Version of this file's format.
-    pub version: u32,
-    /// The cluster's name in the repository.
-    pub cluster: String,
-    /// Whose WAL it is.
-    pub system: SystemId,
-    /// The segments that recovery will ask for before it can be at its end, in order. One of
-    /// them that cannot be had is a failure, never the end of the archive.
-    pub needed: Vec<SegmentRange>,
-    /// Timelines whose history files must be found.
-    pub histories: Vec<TimelineId>,
-    /// A standby: keeps waiting instead of failing.
-    pub standby: bool,
-}
+pub use error::{GetError, PushError, StateError};
+pub use get::{GetOutcome, GetSettings, get, get_with};
+pub use list::{Gap, HistoryState, SystemWal, TimelineWal, WalReport, Window, list};
+pub use push::{PushReport, PushSettings, Pushed, push};
+pub use state::{RECOVERY_FILE, RECOVERY_KEY_FILE, RecoveryState, finish_recovery};
+pub use wait::wait_for;

@@ -178,6 +178,15 @@ impl Cluster {
         Ok(object)
     }
 
+    /// Whether a log file of this name is archived; its content is not looked at.
+    pub fn has_log(&self, place: &LogPlace) -> Result<bool, RepoError> {
+        match self.store().size(&place.key(self)?) {
+            Ok(_) => Ok(true),
+            Err(error) if error.is_not_found() => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// What is known about an archived log file.
     pub fn log_head(&self, place: &LogPlace) -> Result<LogHead, RepoError> {
         self.read_head(place).map(|(head, _)| head)

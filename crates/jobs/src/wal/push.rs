@@ -1,0 +1,208 @@
+//! Archives one file of the log.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use lifeboat_engine::{EngineError, LogFile, SegmentName, SegmentNo, SegmentSize, SystemId};
+use lifeboat_repo::{Compression, PushOutcome, RepoError};
+use lifeboat_units::ByteCount;
+use serde::Serialize;
+
+use super::error::PushError;
+use super::place::{data_directory, place};
+use crate::facts::{ArchivedFacts, BackupFacts};
+use crate::ports::Ports;
+
+/// No file of the log is longer, in bytes: the largest segment.
+const FILE_BYTES_MAX: u64 = 1 << 30;
+
+/// How to archive.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct PushSettings {
+    /// How to compress.
+    pub compression: Compression,
+}
+
+/// What became of a file that was to be archived. Both are success: the file is durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Pushed {
+    /// It is stored now.
+    Stored,
+    /// It was stored before, with the same content.
+    AlreadyThere,
+}
+
+/// What was archived.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PushReport {
+    /// The file's name.
+    pub file: String,
+    /// What became of it.
+    pub outcome: Pushed,
+    /// Its size.
+    pub size_bytes: ByteCount,
+    /// What was added to the repository; 0 when it was there.
+    pub stored_bytes: ByteCount,
+}
+
+/// Archives one file of the log, for `archive_command`.
+///
+/// - `path` as the server gives it in `%p`: relative to the data directory, which is the current
+///   one, or absolute.
+/// - Success is told only when the file is durable in the repository, or was so before with the
+///   same content.
+/// - Refused: what is no file of the log; a segment whose content is not what its name says, or
+///   of another system than the data directory's; other content under a name that is taken; a
+///   system that is not the one of the newest backup of this cluster ([`check_system`]).
+/// - Of a whole or partial segment the content tells the system, so that the data directory need
+///   not be readable; any other file needs it.
+pub fn push(
+    ports: &Ports<'_>,
+    settings: &PushSettings,
+    path: &Path,
+) -> Result<PushReport, PushError> {
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let file: LogFile =
+        name.parse().map_err(|source| PushError::Name { name: name.clone(), source })?;
+    let content = read_file(path)?;
+    let local = local_system(ports, path);
+    let (system, segment) = origin(ports, file, &content, local)?;
+    let failed = |source| PushError::Repo { file: name.clone(), source };
+    check_system(ports, file, system, segment)?;
+    let facts = facts(ports, file, system, segment, &content);
+    let outcome = ports
+        .cluster
+        .push_log(
+            &place(system, file),
+            &content,
+            settings.compression,
+            ports.clock.now(),
+            serde_json::to_value(&facts).expect("facts always serialise"),
+        )
+        .map_err(failed)?;
+    let size_bytes = ByteCount(content.len() as u64);
+    let report = |outcome, stored| PushReport {
+        file: name.clone(),
+        outcome,
+        size_bytes,
+        stored_bytes: ByteCount(stored),
+    };
+    match outcome {
+        PushOutcome::Stored { stored_bytes } => Ok(report(Pushed::Stored, stored_bytes)),
+        PushOutcome::AlreadyThere => Ok(report(Pushed::AlreadyThere, 0)),
+        PushOutcome::Different { archived, offered } => {
+            Err(PushError::Diverged { file: name.clone(), archived, offered })
+        }
+    }
+}
+
+fn read_file(path: &Path) -> Result<Vec<u8>, PushError> {
+    let failed = |source| PushError::Read { path: path.to_owned(), source };
+    let file = File::open(path).map_err(failed)?;
+    let size_bytes = file.metadata().map_err(failed)?.len();
+    let too_large = |size_bytes| PushError::TooLarge { path: path.to_owned(), size_bytes };
+    if size_bytes > FILE_BYTES_MAX {
+        return Err(too_large(size_bytes));
+    }
+    let mut content = Vec::with_capacity(size_bytes as usize + 1);
+    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut content).map_err(failed)?;
+    if content.len() as u64 > FILE_BYTES_MAX {
+        return Err(too_large(content.len() as u64));
+    }
+    Ok(content)
+}
+
+fn local_system(ports: &Ports<'_>, path: &Path) -> Result<SystemId, EngineError> {
+    let directory = data_directory(ports.engine, path);
+    ports.engine.directory_identity(&directory).map(|identity| identity.system_id)
+}
+
+/// Whose file it is, and the segment size if it is one.
+fn origin(
+    ports: &Ports<'_>,
+    file: LogFile,
+    content: &[u8],
+    local: Result<SystemId, EngineError>,
+) -> Result<(SystemId, Option<SegmentSize>), PushError> {
+    let (LogFile::Segment(name) | LogFile::Partial(name)) = file else {
+        return match local {
+            Ok(system) => Ok((system, None)),
+            Err(source) => Err(PushError::Identity { file: file.to_string(), source }),
+        };
+    };
+    let (found, size) = ports
+        .engine
+        .segment_origin(name, content)
+        .map_err(|source| PushError::NoSegment { file: file.to_string(), source })?;
+    match local {
+        Ok(expected) if expected != found => {
+            Err(PushError::Foreign { file: file.to_string(), found, expected })
+        }
+        _ => Ok((found, Some(size))),
+    }
+}
+
+fn facts(
+    ports: &Ports<'_>,
+    file: LogFile,
+    system: SystemId,
+    segment: Option<SegmentSize>,
+    content: &[u8],
+) -> ArchivedFacts {
+    let log = match file {
+        LogFile::Segment(name) | LogFile::Partial(name) => {
+            Some(ports.engine.log_facts(name, content))
+        }
+        LogFile::BackupHistory(..) | LogFile::History(_) => None,
+    };
+    ArchivedFacts { system: segment.map(|_| system), segment, log }
+}
+
+/// Refuses a system that is not the one of the newest backup: two servers pointed at one name
+/// would make each other's backups worthless.
+///
+/// A segment whose predecessor is archived was let in with it, so that in the steady state this
+/// costs one look at a name. Anything else (the first of a system or timeline, after a gap, a
+/// history file) costs a listing of the backups and one manifest. Without a backup all may
+/// archive.
+fn check_system(
+    ports: &Ports<'_>,
+    file: LogFile,
+    system: SystemId,
+    segment: Option<SegmentSize>,
+) -> Result<(), PushError> {
+    let failed = |source| PushError::Repo { file: file.to_string(), source };
+    if let (LogFile::Segment(name), Some(size)) = (file, segment)
+        && let Some(before) = predecessor(name, size)
+        && ports.cluster.has_log(&place(system, LogFile::Segment(before))).map_err(failed)?
+    {
+        return Ok(());
+    }
+    match newest_backup_system(ports).map_err(failed)? {
+        Some(expected) if expected != system => Err(PushError::OtherSystem {
+            cluster: ports.cluster.name().to_string(),
+            found: system,
+            expected,
+        }),
+        _ => Ok(()),
+    }
+}
+
+fn predecessor(name: SegmentName, size: SegmentSize) -> Option<SegmentName> {
+    let number = name.number(size)?.0.checked_sub(1)?;
+    Some(SegmentName::new(name.timeline, SegmentNo(number), size))
+}
+
+/// The system of the newest backup that can be read; a damaged manifest must not stop archiving.
+fn newest_backup_system(ports: &Ports<'_>) -> Result<Option<SystemId>, RepoError> {
+    for id in ports.cluster.backups()?.into_iter().rev() {
+        match ports.cluster.manifest(id).and_then(|manifest| BackupFacts::of(&manifest)) {
+            Ok(facts) => return Ok(Some(facts.identity.system_id)),
+            Err(RepoError::NoSuchBackup { .. } | RepoError::Damaged { .. }) => {}
+            Err(other) => return Err(other),
+        }
+    }
+    Ok(None)
+}

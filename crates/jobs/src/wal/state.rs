@@ -1,0 +1,124 @@
+//! What a restored directory remembers until its recovery is over.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+
+use lifeboat_engine::{LogFile, SystemId, TimelineId};
+use serde::{Deserialize, Serialize};
+
+use super::error::StateError;
+use crate::inventory::SegmentRange;
+
+/// Lies in the root of a restored data directory until its recovery is over: tells `wal get`
+/// what recovery must be able to reach.
+pub const RECOVERY_FILE: &str = "lifeboat.recovery";
+/// Lies beside it, mode 0600: the unlocked keys, so that recovery needs nobody to type.
+pub const RECOVERY_KEY_FILE: &str = "lifeboat.recovery.key";
+/// Version of [`RecoveryState`] that this program writes, and the newest that it reads.
+pub const RECOVERY_VERSION: u32 = 1;
+
+/// What recovery of a restored directory needs, written by a restore.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RecoveryState {
+    /// Version of this file's format.
+    pub version: u32,
+    /// The cluster's name in the repository.
+    pub cluster: String,
+    /// Whose WAL it is.
+    pub system: SystemId,
+    /// The segments that recovery will ask for before it can be at its end, in order. One of
+    /// them that cannot be had is a failure, never the end of the archive.
+    pub needed: Vec<SegmentRange>,
+    /// Timelines whose history files must be found.
+    pub histories: Vec<TimelineId>,
+    /// A standby: keeps waiting instead of failing.
+    pub standby: bool,
+}
+
+impl RecoveryState {
+    /// Reads the state in a data directory; `None` when there is none, as in a directory that
+    /// was not restored by lifeboat or whose recovery is over.
+    pub fn read(directory: &Path) -> Result<Option<Self>, StateError> {
+        let path = directory.join(RECOVERY_FILE);
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(StateError::Read { path, source }),
+        };
+        // The version first: a newer format may have other fields.
+        let value: serde_json::Value = match serde_json::from_slice(&bytes) {
+            Ok(value) => value,
+            Err(source) => return Err(StateError::Damaged { path, source }),
+        };
+        let found = value.get("version").and_then(serde_json::Value::as_u64).unwrap_or(0);
+        if found > u64::from(RECOVERY_VERSION) {
+            return Err(StateError::TooNew { path, found, known: RECOVERY_VERSION });
+        }
+        serde_json::from_value(value)
+            .map(Some)
+            .map_err(|source| StateError::Damaged { path, source })
+    }
+
+    /// Writes the state into a data directory, mode 0600, owned as the directory is. A reader
+    /// sees the old state or the new one.
+    pub fn write(&self, directory: &Path) -> Result<(), StateError> {
+        let path = directory.join(RECOVERY_FILE);
+        let body = serde_json::to_vec_pretty(self).expect("names and numbers always serialise");
+        write_private(directory, &path, &body).map_err(|source| StateError::Write { path, source })
+    }
+
+    /// Whether recovery cannot be at its end before it has had this file.
+    pub fn needs(&self, file: LogFile) -> bool {
+        match file {
+            // Names sort by timeline, then by position.
+            LogFile::Segment(name) => self.needed.iter().any(|range| {
+                range.first.timeline == name.timeline && (range.first..=range.last).contains(&name)
+            }),
+            LogFile::History(timeline) => self.histories.contains(&timeline),
+            LogFile::Partial(_) | LogFile::BackupHistory(..) => false,
+        }
+    }
+}
+
+fn write_private(directory: &Path, path: &Path, body: &[u8]) -> io::Result<()> {
+    let temporary = directory.join(format!("{RECOVERY_FILE}.tmp"));
+    let write = || {
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&temporary)?;
+        let owner = fs::metadata(directory)?;
+        let mine = file.metadata()?;
+        if (mine.uid(), mine.gid()) != (owner.uid(), owner.gid()) {
+            std::os::unix::fs::fchown(&file, Some(owner.uid()), Some(owner.gid()))?;
+        }
+        file.write_all(body)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)?;
+        File::open(directory)?.sync_all()
+    };
+    write().inspect_err(|_| {
+        let _ = fs::remove_file(&temporary);
+    })
+}
+
+/// Removes what only recovery needs, the unlocked keys first. For `recovery_end_command`;
+/// harmless when there is nothing to remove.
+pub fn finish_recovery(directory: &Path) -> Result<(), StateError> {
+    for name in [RECOVERY_KEY_FILE, RECOVERY_FILE] {
+        let path = directory.join(name);
+        match fs::remove_file(&path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                return Err(StateError::Write { path, source });
+            }
+            _ => {}
+        }
+    }
+    let sync = File::open(directory).and_then(|opened| opened.sync_all());
+    sync.map_err(|source| StateError::Write { path: directory.to_owned(), source })
+}

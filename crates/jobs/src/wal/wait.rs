@@ -1,0 +1,45 @@
+//! Waits until a segment has arrived.
+
+use std::time::Duration;
+
+use lifeboat_engine::{LogFile, SegmentName, SystemId};
+use lifeboat_repo::RepoError;
+use lifeboat_units::{Explain, Retry};
+
+use super::place::place;
+use crate::ports::Ports;
+
+/// First pause between two looks; each is half as long again as the one before.
+const PAUSE_MIN: Duration = Duration::from_millis(50);
+/// Longest pause between two looks.
+const PAUSE_MAX: Duration = Duration::from_secs(2);
+
+/// Waits until a segment is in the repository; false when it is not there after `timeout`, or
+/// when the job is cancelled.
+///
+/// Looks at least once. A store that cannot be reached is asked again; when it still cannot be
+/// reached at the end of the time, that is the error.
+pub fn wait_for(
+    ports: &Ports<'_>,
+    system: SystemId,
+    segment: SegmentName,
+    timeout: Duration,
+) -> Result<bool, RepoError> {
+    let place = place(system, LogFile::Segment(segment));
+    let end = ports.clock.monotonic().saturating_add(timeout);
+    let mut pause = PAUSE_MIN;
+    loop {
+        let answer = match ports.cluster.log_head(&place) {
+            Ok(_) => return Ok(true),
+            Err(error) if error.is_not_found() => Ok(false),
+            Err(error) if error.retry() == Retry::Never => return Err(error),
+            Err(error) => Err(error),
+        };
+        let now = ports.clock.monotonic();
+        if now >= end || ports.cancel.is_cancelled() {
+            return answer;
+        }
+        ports.clock.sleep(pause.min(end - now));
+        pause = (pause * 3 / 2).min(PAUSE_MAX);
+    }
+}
