@@ -87,14 +87,20 @@ impl Cluster {
 
     /// All events, oldest first.
     pub fn journal(&self) -> Result<Vec<Recorded>, RepoError> {
+        self.journal_keys()?.into_iter().map(|key| self.read_event(key)).collect()
+    }
+
+    /// Names of all events, oldest first; for a reader that goes on after a damaged one.
+    pub fn journal_keys(&self) -> Result<Vec<Key>, RepoError> {
         let prefix = format!("clusters/{}/journal/", self.name());
         let mut keys = Vec::new();
         self.store().list(&prefix, &mut |entry| keys.push(entry.key))?;
         keys.sort_unstable();
-        keys.into_iter().map(|key| self.read_event(key)).collect()
+        Ok(keys)
     }
 
-    fn read_event(&self, key: Key) -> Result<Recorded, RepoError> {
+    /// Reads one event.
+    pub fn read_event(&self, key: Key) -> Result<Recorded, RepoError> {
         let mut body = self.store().get(&key, EVENT_BYTES_MAX)?;
         let damaged = |what: &str| RepoError::damaged(key.as_str(), what);
         match body.first() {
