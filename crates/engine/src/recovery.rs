@@ -9,7 +9,9 @@ use serde::{Deserialize, Serialize};
 use crate::error::EngineError;
 use crate::history::Ancestry;
 use crate::identity::{ClusterIdentity, SystemId};
+use crate::listing::Tablespace;
 use crate::log::{Lsn, SegmentName, SegmentSize, TimelineId};
+use crate::origin::GeneratedFile;
 use crate::pages::{PageFormat, PageTransform};
 
 /// What an engine knows without a running server.
@@ -33,6 +35,25 @@ pub trait Engine: Send + Sync {
     /// What can be read from a segment for planning a restore. Reads what it can: a record that
     /// begins or ends in another segment is said in `cut_off`, not an error.
     fn log_facts(&self, name: SegmentName, segment: &[u8]) -> LogFacts;
+    /// Where the end of transaction `xid` lies in a segment, if it ends there: end of its commit
+    /// or abort record, and when it ended. An engine without transaction numbers finds none.
+    fn find_transaction(
+        &self,
+        _name: SegmentName,
+        _segment: &[u8],
+        _xid: u32,
+    ) -> Option<(Lsn, Timestamp)> {
+        None
+    }
+    /// Rewrites a generated file for tablespaces that lie elsewhere now. An engine whose files
+    /// name no places gives them back as they are.
+    fn relocate(&self, file: GeneratedFile, _tablespaces: &[Tablespace]) -> GeneratedFile {
+        file
+    }
+    /// Path of the link to a tablespace, relative to the data directory.
+    fn tablespace_link(&self, tablespace: &Tablespace) -> String {
+        format!("pg_tblspc/{}", tablespace.oid)
+    }
     /// Whose data lie in a data directory, from its control file; no server is asked.
     fn directory_identity(&self, directory: &Path) -> Result<ClusterIdentity, EngineError>;
     /// What lies at a place into which a restore is to write.

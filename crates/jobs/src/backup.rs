@@ -1,14 +1,28 @@
 //! Takes a backup.
+//!
+//! Order: lease, identity, proof that WAL arrives, backup mode, copying, control file, end of
+//! backup mode, packs durable, WAL complete, manifest. The manifest is last: until it is there,
+//! no backup is.
+
+mod collect;
+mod error;
+mod table;
+mod tasks;
+mod worker;
 
 use std::time::Duration;
 
-use lifeboat_engine::{Lsn, Origin, TimelineId};
-use lifeboat_repo::{BackupId, Compression, Totals};
-use lifeboat_units::Timestamp;
+use lifeboat_engine::{BackupStart, BackupStop, ClusterIdentity, Listing, Lsn, Origin, TimelineId};
+use lifeboat_repo::lease::RENEW_EVERY;
+use lifeboat_repo::{BackupId, BackupWriter, Compression, Fact, Lease, Manifest, Purpose, Totals};
+use lifeboat_units::{Note, Stage, Timestamp, Work};
 use serde::Serialize;
 
-use crate::facts::DamagedPage;
+use crate::facts::{BackupFacts, DamagedPage, StoredFile};
 use crate::ports::Ports;
+use crate::wal;
+
+pub use error::BackupError;
 
 /// How to take a backup.
 #[derive(Debug, Clone)]
@@ -46,4 +60,230 @@ pub struct BackupReport {
     pub damaged_pages: u64,
     /// The damaged pages, at most the first thousand.
     pub damage: Vec<DamagedPage>,
+}
+
+/// Takes a backup of the server that `origin` speaks for.
+///
+/// Errors leave nothing listed, and end the server's backup mode.
+pub fn run(
+    ports: &Ports<'_>,
+    origin: &mut dyn Origin,
+    settings: &BackupSettings,
+) -> Result<BackupReport, BackupError> {
+    let mut lease = Lease::acquire(ports.cluster, Purpose::Backup, ports.clock)?;
+    let report = under_lease(ports, origin, settings, &mut lease);
+    if report.is_err() {
+        origin.abort();
+    }
+    let report = report?;
+    lease.release()?;
+    Ok(report)
+}
+
+fn under_lease(
+    ports: &Ports<'_>,
+    origin: &mut dyn Origin,
+    settings: &BackupSettings,
+    lease: &mut Lease,
+) -> Result<BackupReport, BackupError> {
+    let began_at = ports.clock.now();
+    let identity = origin.identity()?;
+    let server_version = origin.version()?;
+    let previous = previous_backup(ports, &identity)?;
+    prove_archiving(ports, origin, &identity, settings)?;
+    let newest = ports.cluster.backups()?.last().copied();
+    let id = BackupId::new(began_at, newest, ports.cluster.repository().entropy());
+    ports.progress.stage(Stage::ServerBackupMode, None);
+    let start = origin.start(&format!("lifeboat {id}"))?;
+    let listing = origin.listing()?;
+    let copied = copy(
+        ports,
+        origin,
+        settings,
+        lease,
+        Copy { id, identity: &identity, previous: previous.as_ref(), listing: &listing },
+    )?;
+    let control = origin.control_file()?;
+    ports.progress.stage(Stage::ServerBackupMode, None);
+    let stop = origin.stop()?;
+    wait_for_wal(ports, origin, &identity, (&start, &stop), settings)?;
+    let facts = BackupFacts {
+        engine: ports.engine.name().to_owned(),
+        server_version,
+        timeline: stop.timeline,
+        start_lsn: start.lsn,
+        stop_lsn: stop.lsn,
+        started_at: start.at,
+        stopped_at: stop.at,
+        note: settings.note.clone(),
+        directories: listing.directories,
+        tablespaces: listing.tablespaces,
+        generated: stop.files.iter().map(|f| StoredFile::new(&f.path, &f.bytes)).collect(),
+        control_file: StoredFile::new(&control.path, &control.bytes),
+        damage: copied.table.damage,
+        damaged_pages: copied.table.damaged_pages,
+        identity,
+    };
+    let manifest = Manifest {
+        id,
+        cluster: ports.cluster.name().to_string(),
+        compared_with: previous.as_ref().map(|p| p.id),
+        began_at,
+        ended_at: ports.clock.now(),
+        page_bytes: facts.identity.page_bytes,
+        chunks: copied.table.chunks,
+        data_keys: Default::default(),
+        packs: Default::default(),
+        totals: copied.table.totals,
+        facts: serde_json::to_value(&facts).expect("facts always serialise"),
+    };
+    lease.check()?;
+    let manifest = copied.finished.commit(manifest, &copied.table.usage, previous.as_ref())?;
+    ports.cluster.record(ports.clock.now(), Fact::BackupAdded { id })?;
+    Ok(report(&manifest, facts))
+}
+
+fn report(manifest: &Manifest, facts: BackupFacts) -> BackupReport {
+    BackupReport {
+        id: manifest.id,
+        compared_with: manifest.compared_with,
+        timeline: facts.timeline,
+        start_lsn: facts.start_lsn,
+        stop_lsn: facts.stop_lsn,
+        began_at: manifest.began_at,
+        ended_at: manifest.ended_at,
+        totals: manifest.totals,
+        damaged_pages: facts.damaged_pages,
+        damage: facts.damage,
+    }
+}
+
+/// The newest readable backup of the same data: what to compare with.
+fn previous_backup(
+    ports: &Ports<'_>,
+    identity: &ClusterIdentity,
+) -> Result<Option<Manifest>, BackupError> {
+    for id in ports.cluster.backups()?.into_iter().rev() {
+        let manifest = match ports.cluster.manifest(id) {
+            Ok(manifest) => manifest,
+            Err(error @ lifeboat_repo::RepoError::Damaged { .. }) => {
+                let why = crate::inventory::chain(&error);
+                ports.progress.warn(&Note::new(format!("not compared with backup {id}: {why}")));
+                continue;
+            }
+            Err(other) => return Err(other.into()),
+        };
+        let facts = BackupFacts::of(&manifest)?;
+        let theirs = &facts.identity;
+        if theirs.system_id != identity.system_id || theirs.major != identity.major {
+            return Err(BackupError::ForeignCluster {
+                cluster: ports.cluster.name().to_string(),
+                ours: (theirs.system_id, theirs.major),
+                theirs: (identity.system_id, identity.major),
+            });
+        }
+        return Ok((theirs.page_bytes == identity.page_bytes).then_some(manifest));
+    }
+    Ok(None)
+}
+
+/// Switches a segment and sees it arrive: fails in seconds and not after hours.
+fn prove_archiving(
+    ports: &Ports<'_>,
+    origin: &mut dyn Origin,
+    identity: &ClusterIdentity,
+    settings: &BackupSettings,
+) -> Result<(), BackupError> {
+    ports.progress.stage(Stage::CheckingArchive, None);
+    let switched = origin.switch_segment()?;
+    let arrived =
+        wal::wait_for(ports, identity.system_id, switched.segment, settings.archive_timeout)?;
+    if arrived {
+        return Ok(());
+    }
+    Err(BackupError::NotArchived {
+        segment: switched.segment,
+        waited: settings.archive_timeout,
+        failure: origin.archiver_failure()?,
+    })
+}
+
+/// Waits until every segment that the backup needs is in the repository.
+fn wait_for_wal(
+    ports: &Ports<'_>,
+    origin: &mut dyn Origin,
+    identity: &ClusterIdentity,
+    (start, stop): (&BackupStart, &BackupStop),
+    settings: &BackupSettings,
+) -> Result<(), BackupError> {
+    if start.timeline != stop.timeline {
+        return Err(BackupError::TimelineChanged { from: start.timeline, to: stop.timeline });
+    }
+    let size = identity.log_segment;
+    let (first, last) = (start.lsn.segment(size), stop.lsn.segment_before(size));
+    ports.progress.stage(Stage::WaitingForWal, Some(Work::Segments(last.0 - first.0 + 1)));
+    let mut number = first;
+    while number <= last {
+        let segment = lifeboat_engine::SegmentName::new(stop.timeline, number, size);
+        if !wal::wait_for(ports, identity.system_id, segment, settings.archive_timeout)? {
+            return Err(BackupError::NotArchived {
+                segment,
+                waited: settings.archive_timeout,
+                failure: origin.archiver_failure()?,
+            });
+        }
+        ports.progress.advance(Work::Segments(1));
+        number = number.next();
+    }
+    Ok(())
+}
+
+/// What is copied, and what it is compared with.
+struct Copy<'a> {
+    id: BackupId,
+    identity: &'a ClusterIdentity,
+    previous: Option<&'a Manifest>,
+    listing: &'a Listing,
+}
+
+struct Copied {
+    finished: lifeboat_repo::writer::FinishedBackup,
+    table: table::Table,
+}
+
+/// Copies what changed, on threads, and keeps the server's session and the lease alive.
+fn copy(
+    ports: &Ports<'_>,
+    origin: &mut dyn Origin,
+    settings: &BackupSettings,
+    lease: &mut Lease,
+    what: Copy<'_>,
+) -> Result<Copied, BackupError> {
+    let page_bytes = what.identity.page_bytes;
+    let total: u64 = what.listing.files.iter().map(|f| f.size_bytes).sum();
+    ports.progress.stage(Stage::Copying, Some(Work::Bytes(total)));
+    let writer = BackupWriter::begin(
+        ports.cluster,
+        what.id,
+        page_bytes,
+        settings.compression,
+        ports.transforms(page_bytes),
+    )?;
+    let mut renewed = ports.clock.monotonic();
+    let housekeeping = || -> Result<(), BackupError> {
+        if ports.cancel.is_cancelled() {
+            return Err(BackupError::Cancelled);
+        }
+        if ports.clock.monotonic() - renewed >= RENEW_EVERY {
+            renewed = ports.clock.monotonic();
+            lease.renew(ports.clock)?;
+            origin.keep_alive()?;
+        }
+        Ok(())
+    };
+    let table = collect::collect(ports, &writer, &what, settings.jobs, housekeeping)?;
+    ports.progress.stage(Stage::Syncing, None);
+    let finished = writer.finish_packs()?;
+    origin.keep_alive()?;
+    Ok(Copied { finished, table })
 }

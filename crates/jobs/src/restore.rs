@@ -1,4 +1,15 @@
 //! Plans and writes a restore.
+//!
+//! The plan decides everything from the inventory: backup, WAL, timelines, landing. Applying it
+//! writes files, one barrier, recovery settings, and the control file last: until that is there,
+//! the server refuses to start on the directory.
+
+mod error;
+mod files;
+mod path;
+mod plan;
+mod target;
+mod write;
 
 use std::path::PathBuf;
 
@@ -8,7 +19,13 @@ use lifeboat_units::{ByteCount, Timestamp};
 use serde::Serialize;
 
 use crate::inventory::SegmentRange;
-use crate::ports::Ports;
+
+pub use error::RestoreError;
+pub use plan::plan;
+pub use write::apply;
+
+/// Lies in every directory that a restore is writing, until it is done.
+pub const RESTORING_MARK: &str = "lifeboat.restoring";
 
 /// What to restore, as it was asked for.
 #[derive(Debug, Clone)]
@@ -80,6 +97,8 @@ pub struct RestorePlan {
     pub wal: Vec<SegmentRange>,
     /// Where recovery will land, as far as it is known beforehand, in words.
     pub landing: String,
+    /// Position at or before which recovery ends, where it is known beforehand.
+    pub landing_lsn: Option<Lsn>,
     /// The last commit time that is known to lie in the WAL, for targets by time and `latest`.
     pub last_commit: Option<Timestamp>,
     /// Size of the restored database, in bytes.
@@ -90,6 +109,10 @@ pub struct RestorePlan {
     pub tablespaces: Vec<(PathBuf, PathBuf)>,
     /// What a person should know, such as damaged pages in the backup.
     pub notes: Vec<String>,
+    /// What the server is told to recover to. Differs from what was asked for where the end of
+    /// the WAL is the same moment.
+    #[serde(skip)]
+    pub(crate) recover_to: lifeboat_engine::RecoveryTarget,
 }
 
 /// What a restore did.
@@ -101,4 +124,13 @@ pub struct RestoreReport {
     pub written_bytes: ByteCount,
     /// Seconds it took, without starting the server.
     pub seconds: f64,
+}
+
+/// Words for a mode, in notes.
+fn mode_note(mode: RecoveryMode) -> Option<&'static str> {
+    match mode {
+        RecoveryMode::Copy => Some("the restored server is a copy: it archives nothing"),
+        RecoveryMode::Successor => None,
+        RecoveryMode::Standby => Some("the restored server is a standby: it keeps recovering"),
+    }
 }

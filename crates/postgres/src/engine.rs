@@ -7,11 +7,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use lifeboat_engine::{
-    Ancestry, ClusterIdentity, Engine, EngineError, Landing, LogFacts, PageFormat, PageTransform,
-    RecoveryMode, RecoverySettings, SegmentName, SegmentSize, StartRequest, SystemId, TargetState,
-    TimelineId,
+    Ancestry, ClusterIdentity, Engine, EngineError, GeneratedFile, Landing, LogFacts, Lsn,
+    PageFormat, PageTransform, RecoveryMode, RecoverySettings, SegmentName, SegmentSize,
+    StartRequest, SystemId, Tablespace, TargetState, TimelineId,
 };
-use lifeboat_units::Progress;
+use lifeboat_units::{Progress, Timestamp};
 
 use crate::control::CONTROL_FILE;
 use crate::live::backup::read_control;
@@ -19,7 +19,7 @@ use crate::live::cluster::{
     Account, Binaries, Cluster, ClusterError, Places, StopMode, running_postmaster,
 };
 use crate::live::recover::Recovery;
-use crate::{facts, history, page, recovery_conf, transform, wal};
+use crate::{facts, history, page, recovery_conf, tablespace_map, transform, wal};
 
 /// Lies in a directory while a restore writes it, and is removed at the very end.
 pub const RESTORING_MARK: &str = "lifeboat.restoring";
@@ -76,6 +76,23 @@ impl Engine for PostgresEngine {
 
     fn log_facts(&self, name: SegmentName, segment: &[u8]) -> LogFacts {
         facts::log_facts(name, segment)
+    }
+
+    fn find_transaction(
+        &self,
+        name: SegmentName,
+        segment: &[u8],
+        xid: u32,
+    ) -> Option<(Lsn, Timestamp)> {
+        facts::find_transaction(name, segment, xid)
+    }
+
+    fn relocate(&self, file: GeneratedFile, tablespaces: &[Tablespace]) -> GeneratedFile {
+        if file.path == tablespace_map::TABLESPACE_MAP {
+            GeneratedFile { bytes: tablespace_map::content(tablespaces), ..file }
+        } else {
+            file
+        }
     }
 
     fn directory_identity(&self, directory: &Path) -> Result<ClusterIdentity, EngineError> {

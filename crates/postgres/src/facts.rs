@@ -90,6 +90,28 @@ fn note(facts: &mut LogFacts, event: Event) {
     }
 }
 
+/// Where the end of a transaction lies in a segment, if it ends there.
+///
+/// - Shape: as [`log_facts`]; the position is the end of the commit or abort record.
+/// - Reading ends at the first record whose checksum fails.
+pub fn find_transaction(
+    name: SegmentName,
+    segment: &[u8],
+    xid: u32,
+) -> Option<(lifeboat_engine::Lsn, Timestamp)> {
+    let mut scratch = Vec::new();
+    for record in Reader::new(name, segment).ok()? {
+        if !record.is_intact(&mut scratch) {
+            return None;
+        }
+        match event(&record, &mut scratch) {
+            Some(Event::End(end)) if end.xid == xid => return Some((record.end, end.at)),
+            _ => {}
+        }
+    }
+    None
+}
+
 /// Whether a record may be an [`Event`]: cheap, looks at the header only.
 fn is_candidate(record: &Record<'_>) -> bool {
     match record.rmid {

@@ -12,6 +12,7 @@
 //! | [`engine`] | [`engine::PostgresEngine`]: what jobs ask without a running server |
 //! | [`live`] | running servers: connections, backup mode, cluster control |
 //! | [`scan`] | [`scan::list`]: what a base backup copies |
+//! | [`tablespace_map`] | where recovery makes the links to tablespaces |
 //! | [`recovery_conf`] | the recovery settings in `postgresql.auto.conf` |
 
 mod bytes;
@@ -24,6 +25,7 @@ pub mod live;
 pub mod page;
 pub mod recovery_conf;
 pub mod scan;
+pub mod tablespace_map;
 pub mod transform;
 pub mod versions;
 pub mod wal;

@@ -1,0 +1,321 @@
+//! Reads files, checks pages, and hands them to the repository's writers.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use lifeboat_engine::{Content, PageFormat, SourceFile};
+use lifeboat_repo::reader::IndexReader;
+use lifeboat_repo::writer::{EXTENT_PAGES, ExtentWriter, PartWriter};
+use lifeboat_repo::{MapPart, PART_PAGES, PartRef};
+use lifeboat_units::{Clock, Progress, Work};
+use rustix::fs::SeekFrom;
+
+use super::error::BackupError;
+use super::table::Stretch;
+use super::tasks::{PartTask, Task, part_sizes};
+use crate::facts::DamagedPage;
+
+/// Pages read at once.
+const READ_PAGES: u32 = EXTENT_PAGES;
+/// How often a damaged page is read again before it counts as damaged.
+const REREADS: u32 = 5;
+
+/// What all threads share.
+pub struct Shared<'a> {
+    /// The data directory.
+    pub root: &'a Path,
+    /// Checks pages.
+    pub format: &'a dyn PageFormat,
+    /// Size of a page, in bytes.
+    pub page_bytes: u32,
+    /// Reads the earlier backup's maps.
+    pub index: &'a IndexReader,
+    /// Who hears how far it is.
+    pub progress: &'a dyn Progress,
+    /// Waits between two readings of a damaged page.
+    pub clock: &'a dyn Clock,
+    /// Pages that may still be stored anew only to keep restores fast.
+    pub refresh_budget: &'a AtomicU64,
+}
+
+/// One thread.
+pub struct Worker<'a> {
+    shared: &'a Shared<'a>,
+    extents: ExtentWriter<'a>,
+    buffer: Vec<u8>,
+}
+
+/// A part that is being written, with what was found on the way.
+struct Writing {
+    part: PartWriter,
+    stretch: Stretch,
+}
+
+impl<'a> Worker<'a> {
+    /// A thread's state.
+    pub fn new(shared: &'a Shared<'a>, extents: ExtentWriter<'a>) -> Self {
+        let buffer = vec![0; (READ_PAGES * shared.page_bytes) as usize];
+        Self { shared, extents, buffer }
+    }
+
+    /// Does one task: for every file of it what was found, `None` when it had vanished.
+    pub fn run(&mut self, task: &Task<'_>) -> Result<Vec<Option<Stretch>>, BackupError> {
+        match task {
+            Task::Group(files) => self.group(files),
+            Task::Part(part) => Ok(vec![self.part(part)?]),
+        }
+    }
+
+    /// Ends the thread's work.
+    pub fn close(self) -> Result<(), BackupError> {
+        Ok(self.extents.close()?)
+    }
+
+    fn group(
+        &mut self,
+        files: &[(&SourceFile, Option<lifeboat_repo::FileEntry>)],
+    ) -> Result<Vec<Option<Stretch>>, BackupError> {
+        let mut stretches = Vec::with_capacity(files.len());
+        let (mut places, mut parts) = (Vec::new(), Vec::new());
+        for (file, known) in files {
+            let previous = known
+                .clone()
+                .and_then(|entry| part_sizes(entry, self.shared.page_bytes).pop_front());
+            let found = self.stretch(file, 0, previous.as_ref())?;
+            let place = stretches.len();
+            stretches.push(found.map(|Writing { part, stretch }| {
+                if part.pages() > 0 {
+                    places.push(place);
+                    parts.push(part);
+                }
+                stretch
+            }));
+        }
+        for (place, part) in places.into_iter().zip(self.extents.finish_parts(parts)?) {
+            if let Some(stretch) = &mut stretches[place] {
+                stretch.parts.push(part);
+            }
+        }
+        Ok(stretches)
+    }
+
+    fn part(&mut self, task: &PartTask<'_>) -> Result<Option<Stretch>, BackupError> {
+        let Some(writing) = self.stretch(task.file, task.number, task.previous.as_ref())? else {
+            return Ok(None);
+        };
+        let Writing { part, mut stretch } = writing;
+        if part.pages() > 0 {
+            stretch.parts = self.extents.finish_parts(vec![part])?;
+        }
+        Ok(Some(stretch))
+    }
+
+    /// The earlier backup's part, and whether to store its pages anew because reading them has
+    /// become slow.
+    fn previous(
+        &self,
+        known: Option<&(PartRef, u32)>,
+    ) -> Result<(Option<(PartRef, MapPart)>, bool), BackupError> {
+        let Some((reference, pages)) = known else { return Ok((None, false)) };
+        let part = self.shared.index.part(reference, *pages)?;
+        let refresh = is_fragmented(&part)
+            && self
+                .shared
+                .refresh_budget
+                .try_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+                    left.checked_sub(u64::from(*pages))
+                })
+                .is_ok();
+        Ok((Some((reference.clone(), part)), refresh))
+    }
+
+    /// Reads up to one part of a file. `None` when the file is gone.
+    fn stretch(
+        &mut self,
+        file: &SourceFile,
+        number: u64,
+        known: Option<&(PartRef, u32)>,
+    ) -> Result<Option<Writing>, BackupError> {
+        let path = self.shared.root.join(&file.path);
+        let source = match File::open(&path) {
+            Ok(source) => source,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.shared.progress.advance(Work::Bytes(stretch_bytes(file, number, self)));
+                return Ok(None);
+            }
+            Err(source) => return Err(BackupError::Read { path, source }),
+        };
+        let (previous, refresh) = self.previous(known)?;
+        let part_bytes = u64::from(PART_PAGES) * u64::from(self.shared.page_bytes);
+        let range = number * part_bytes..file.size_bytes.min((number + 1) * part_bytes);
+        let mut reading = Reading {
+            file,
+            path,
+            source,
+            range,
+            writing: Writing {
+                part: PartWriter::with_previous(previous, refresh),
+                stretch: Stretch::default(),
+            },
+        };
+        reading.run(self)?;
+        Ok(Some(reading.writing))
+    }
+}
+
+fn stretch_bytes(file: &SourceFile, number: u64, worker: &Worker<'_>) -> u64 {
+    let part_bytes = u64::from(PART_PAGES) * u64::from(worker.shared.page_bytes);
+    file.size_bytes.saturating_sub(number * part_bytes).min(part_bytes)
+}
+
+/// Whether a part lies in many more extents than its pages fill.
+fn is_fragmented(part: &MapPart) -> bool {
+    let stored = part.hashes.iter().filter(|h| **h != lifeboat_repo::map::ZERO_PAGE).count();
+    part.extents.len() > 2 * stored.div_ceil(EXTENT_PAGES as usize) + 16
+}
+
+/// A stretch of a file that is being read.
+struct Reading<'f> {
+    file: &'f SourceFile,
+    path: PathBuf,
+    source: File,
+    range: std::ops::Range<u64>,
+    writing: Writing,
+}
+
+impl Reading<'_> {
+    fn run(&mut self, worker: &mut Worker<'_>) -> Result<(), BackupError> {
+        let sparse =
+            self.source.metadata().is_ok_and(|data| data.blocks() * 512 + 65_536 < data.size());
+        let mut offset = self.range.start;
+        while offset < self.range.end {
+            if sparse {
+                offset = self.skip_hole(offset, worker)?;
+                if offset >= self.range.end {
+                    break;
+                }
+            }
+            let wanted = (self.range.end - offset).min(worker.buffer.len() as u64) as usize;
+            let read = read_full(&self.source, &mut worker.buffer[..wanted], offset)
+                .map_err(|source| BackupError::Read { path: self.path.clone(), source })?;
+            self.writing.stretch.read_bytes += read as u64;
+            self.pages(worker, offset, read)?;
+            worker.shared.progress.advance(Work::Bytes(read as u64));
+            offset += read as u64;
+            if read < wanted {
+                self.writing.stretch.short = true;
+                break;
+            }
+        }
+        self.writing.stretch.bytes = offset.min(self.range.end) - self.range.start;
+        self.writing.stretch.pages_new = self.writing.part.pages_new();
+        Ok(())
+    }
+
+    /// Takes whole pages of a hole as zero without reading them; gives the offset to go on at.
+    fn skip_hole(&mut self, offset: u64, worker: &Worker<'_>) -> Result<u64, BackupError> {
+        let page = u64::from(worker.shared.page_bytes);
+        let data = match rustix::fs::seek(&self.source, SeekFrom::Data(offset)) {
+            Ok(data) => data,
+            // No data up to the end of the file, if the file still reaches there.
+            Err(rustix::io::Errno::NXIO) => {
+                self.source.metadata().map_or(offset, |data| data.size().max(offset))
+            }
+            Err(_) => return Ok(offset), // the file system does not know holes
+        };
+        let until = data.min(self.range.end);
+        let pages = if until == self.range.end && data >= self.range.end {
+            (until - offset).div_ceil(page)
+        } else {
+            (until - offset) / page
+        };
+        self.writing.part.add_zeros(&worker.extents, pages as u32);
+        let next = (offset + pages * page).min(self.range.end);
+        worker.shared.progress.advance(Work::Bytes(next - offset));
+        Ok(next)
+    }
+
+    /// Adds the pages in the buffer's first `read` bytes.
+    fn pages(
+        &mut self,
+        worker: &mut Worker<'_>,
+        offset: u64,
+        read: usize,
+    ) -> Result<(), BackupError> {
+        let page_bytes = worker.shared.page_bytes as usize;
+        for start in (0..read).step_by(page_bytes) {
+            let end = (start + page_bytes).min(read);
+            let whole = end - start == page_bytes;
+            let mut is_page = false;
+            if let Content::Pages { first_page } = self.file.content
+                && whole
+            {
+                is_page = true;
+                let within = ((offset + start as u64) / page_bytes as u64) as u32;
+                let page = &mut worker.buffer[start..end];
+                self.check(worker.shared, page, first_page, within)?;
+            }
+            let page = &worker.buffer[start..end];
+            self.writing.part.add(&mut worker.extents, page, is_page)?;
+        }
+        Ok(())
+    }
+
+    /// Checks a page; one that looks damaged is read again, for the server may have been writing
+    /// it. If it changed it is accepted: the WAL holds a full image of it.
+    fn check(
+        &mut self,
+        shared: &Shared<'_>,
+        page: &mut [u8],
+        first_page: u32,
+        within: u32,
+    ) -> Result<(), BackupError> {
+        let number = first_page.wrapping_add(within);
+        let mut verdict = shared.format.check(number, page);
+        if !verdict.is_damage() {
+            return Ok(());
+        }
+        let first = page.to_vec();
+        let offset = u64::from(within) * page.len() as u64;
+        for attempt in 0..REREADS {
+            shared.clock.sleep(Duration::from_millis(u64::from(attempt) * 20));
+            let read = read_full(&self.source, page, offset)
+                .map_err(|source| BackupError::Read { path: self.path.clone(), source })?;
+            if read < page.len() || page != first.as_slice() {
+                // Short: the file was truncated meanwhile, and replay truncates it again.
+                return Ok(());
+            }
+            verdict = shared.format.check(number, page);
+            if !verdict.is_damage() {
+                return Ok(());
+            }
+        }
+        let what = match verdict {
+            lifeboat_engine::PageVerdict::BadChecksum { computed, stored } => {
+                format!("its checksum is {stored:04x}, its content gives {computed:04x}")
+            }
+            _ => "its header is none of a page".to_owned(),
+        };
+        let path = self.file.path.clone();
+        self.writing.stretch.damage.push(DamagedPage { path, page: within, what });
+        Ok(())
+    }
+}
+
+/// Reads until the buffer is full or the file ends.
+fn read_full(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut done = 0;
+    while done < buffer.len() {
+        match file.read_at(&mut buffer[done..], offset + done as u64) {
+            Ok(0) => break,
+            Ok(n) => done += n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(done)
+}

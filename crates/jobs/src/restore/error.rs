@@ -1,0 +1,207 @@
+//! What can stop a restore.
+
+use std::io;
+use std::path::PathBuf;
+
+use lifeboat_engine::{EngineError, SegmentName, TimelineId};
+use lifeboat_repo::RepoError;
+use lifeboat_units::{Code, Explain, Retry};
+
+use crate::inventory::InventoryError;
+use crate::wal::StateError;
+
+/// A restore that was refused or cut short.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// No backup at all.
+    #[error("cluster `{cluster}` has no backup")]
+    NoBackup {
+        /// The cluster.
+        cluster: String,
+    },
+    /// The target lies before every backup's end.
+    #[error("{target} lies before the end of the first usable backup ({first})")]
+    TooEarly {
+        /// The target in words.
+        target: String,
+        /// The first backup and its end, in words.
+        first: String,
+    },
+    /// The target lies after the end of the WAL.
+    #[error("{target} lies after the last WAL in the repository ({last})")]
+    TooLate {
+        /// The target in words.
+        target: String,
+        /// The end of the WAL in words.
+        last: String,
+    },
+    /// The target is not to be found.
+    #[error("{target} is not in the archived WAL after any backup")]
+    NotFound {
+        /// The target in words.
+        target: String,
+    },
+    /// WAL is missing on the way.
+    #[error(
+        "WAL is missing between the backup and the target: {first} to {last} ({count} segments)"
+    )]
+    Gap {
+        /// First missing segment.
+        first: SegmentName,
+        /// Last missing segment.
+        last: SegmentName,
+        /// How many.
+        count: u64,
+    },
+    /// The timeline is not there, or does not descend from a backup's.
+    #[error("timeline {timeline} {why}")]
+    Timeline {
+        /// The timeline.
+        timeline: TimelineId,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The place is taken.
+    #[error("`{}` is {what}", path.display())]
+    Occupied {
+        /// The place.
+        path: PathBuf,
+        /// What is there.
+        what: String,
+    },
+    /// A tablespace mapping that fits nothing, or a place that cannot be.
+    #[error("tablespace `{}` {why}", path.display())]
+    Tablespace {
+        /// The place.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// Writing failed.
+    #[error("cannot {operation} `{}`", path.display())]
+    Write {
+        /// What was tried.
+        operation: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A file of the backup is damaged in the repository.
+    #[error("`{file}` of backup {backup} cannot be restored")]
+    Damaged {
+        /// The file.
+        file: String,
+        /// The backup.
+        backup: String,
+        /// What was found.
+        source: RepoError,
+    },
+    /// The operator stopped it.
+    #[error("interrupted; the directory cannot be started and may be removed")]
+    Cancelled,
+    /// The recovery state cannot be written.
+    #[error(transparent)]
+    State(StateError),
+    /// The inventory cannot be made.
+    #[error(transparent)]
+    Inventory(InventoryError),
+    /// The repository failed.
+    #[error(transparent)]
+    Repo(RepoError),
+    /// The engine failed.
+    #[error(transparent)]
+    Engine(EngineError),
+}
+
+macro_rules! transparent {
+    ($($from:ty => $variant:ident),*) => {$(
+        // Transparent: the other error is the whole story.
+        impl From<$from> for RestoreError {
+            fn from(error: $from) -> Self {
+                Self::$variant(error)
+            }
+        }
+    )*};
+}
+transparent!(
+    StateError => State, InventoryError => Inventory, RepoError => Repo, EngineError => Engine
+);
+
+impl Explain for RestoreError {
+    fn code(&self) -> Code {
+        Code(match self {
+            Self::NoBackup { .. } => "LB-RST-001",
+            Self::TooEarly { .. } => "LB-RST-002",
+            Self::TooLate { .. } => "LB-RST-003",
+            Self::NotFound { .. } => "LB-RST-004",
+            Self::Occupied { .. } => "LB-RST-005",
+            Self::Gap { .. } => "LB-RST-006",
+            Self::Timeline { .. } => "LB-RST-007",
+            Self::Tablespace { .. } => "LB-RST-008",
+            Self::Write { .. } => "LB-RST-009",
+            Self::Damaged { .. } => "LB-RST-010",
+            Self::Cancelled => "LB-RST-011",
+            Self::State(error) => return error.code(),
+            Self::Inventory(error) => return error.code(),
+            Self::Repo(error) => return error.code(),
+            Self::Engine(error) => return error.code(),
+        })
+    }
+
+    fn retry(&self) -> Retry {
+        match self {
+            Self::Write { .. } => Retry::Later,
+            Self::State(error) => error.retry(),
+            Self::Inventory(error) => error.retry(),
+            Self::Repo(error) => error.retry(),
+            Self::Engine(error) => error.retry(),
+            Self::NoBackup { .. }
+            | Self::TooEarly { .. }
+            | Self::TooLate { .. }
+            | Self::NotFound { .. }
+            | Self::Occupied { .. }
+            | Self::Gap { .. }
+            | Self::Timeline { .. }
+            | Self::Tablespace { .. }
+            | Self::Damaged { .. }
+            | Self::Cancelled => Retry::Never,
+        }
+    }
+
+    fn help(&self) -> Option<String> {
+        let text = match self {
+            Self::NoBackup { .. } => "`lifeboat backup` takes the first one",
+            Self::TooEarly { .. } => "`lifeboat list` shows what can be reached",
+            Self::TooLate { .. } => {
+                "if the server still runs, its newest WAL may not be archived yet; --latest \
+                 restores up to the end of what is there"
+            }
+            Self::NotFound { .. } => {
+                "names are case-sensitive; `lifeboat list` shows what can be reached"
+            }
+            Self::Occupied { .. } => "choose an empty or new directory, or empty this one yourself",
+            Self::Gap { .. } => {
+                "choose a target before the gap (--to-time, --to-lsn), or one after a later backup"
+            }
+            Self::Timeline { .. } => "`lifeboat wal list` shows the timelines",
+            Self::Tablespace { .. } => {
+                "--tablespace-map OLD=NEW sends a tablespace to an empty place"
+            }
+            Self::Write { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
+                "free space and run the same command again: the directory is marked as unfinished \
+                 and will be written anew"
+            }
+            Self::Write { .. } => "does the user who runs lifeboat own the directory?",
+            Self::Damaged { .. } => {
+                "`lifeboat verify` says which backups are whole; restore one of those"
+            }
+            Self::Cancelled => return None,
+            Self::State(error) => return error.help(),
+            Self::Inventory(error) => return error.help(),
+            Self::Repo(error) => return error.help(),
+            Self::Engine(error) => return error.help(),
+        };
+        Some(text.to_owned())
+    }
+}

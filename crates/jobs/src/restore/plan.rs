@@ -1,0 +1,451 @@
+//! Decides what a restore will do, and refuses what cannot be reached before a byte is written.
+
+use lifeboat_engine::{Lsn, RecoveryMode, RecoveryTarget, SegmentName, TargetState};
+use lifeboat_units::Timestamp;
+
+use super::error::RestoreError;
+use super::path::{Reach, Way};
+use super::target::Finder;
+use super::{RestorePlan, RestoreRequest, Target, TimelineChoice, mode_note};
+use crate::inventory::{Backup, Inventory};
+use crate::ports::Ports;
+
+/// Plans a restore: which backup, which WAL, which timelines, where it will land.
+pub fn plan(ports: &Ports<'_>, request: &RestoreRequest) -> Result<RestorePlan, RestoreError> {
+    check_place(ports, &request.into)?;
+    let inventory = Inventory::load(ports.cluster, ports.engine)?;
+    if inventory.backups.is_empty() {
+        return Err(RestoreError::NoBackup { cluster: ports.cluster.name().to_string() });
+    }
+    let mut planner = Planner { ports, request, inventory: &inventory, notes: Vec::new() };
+    let chosen = planner.choose()?;
+    let tablespaces = super::write::map_tablespaces(ports, request, &chosen.backup.facts)?;
+    planner.note_state(&chosen);
+    let facts = &chosen.backup.facts;
+    let totals = &chosen.backup.manifest.totals;
+    Ok(RestorePlan {
+        backup: chosen.backup.id(),
+        because: chosen.because,
+        into: request.into.clone(),
+        target: request.target.clone(),
+        timelines: chosen.way.timelines(chosen.backup),
+        wal: chosen.way.ranges(&chosen.segments, facts.identity.log_segment),
+        landing: chosen.landing,
+        landing_lsn: chosen.landing_lsn,
+        last_commit: chosen.last_commit,
+        size_bytes: totals.size_bytes,
+        files: totals.files,
+        tablespaces: tablespaces.into_iter().map(|t| (t.was, t.location)).collect(),
+        notes: planner.notes,
+        recover_to: chosen.recover_to,
+    })
+}
+
+/// Refuses a place that holds anything.
+fn check_place(ports: &Ports<'_>, into: &std::path::Path) -> Result<(), RestoreError> {
+    let occupied = |what: String| RestoreError::Occupied { path: into.to_owned(), what };
+    match ports.engine.inspect_target(into)? {
+        TargetState::Missing | TargetState::Empty | TargetState::Unfinished => Ok(()),
+        TargetState::DataDirectory => Err(occupied("a data directory".to_owned())),
+        TargetState::Running { pid } => {
+            Err(occupied(format!("the data directory of a running server (process {pid})")))
+        }
+        TargetState::Other(what) => Err(occupied(what.to_owned())),
+    }
+}
+
+struct Planner<'a> {
+    ports: &'a Ports<'a>,
+    request: &'a RestoreRequest,
+    inventory: &'a Inventory,
+    notes: Vec<String>,
+}
+
+/// A backup, and the way from it to the target.
+struct Chosen<'a> {
+    backup: &'a Backup,
+    way: Way<'a>,
+    segments: Vec<SegmentName>,
+    because: String,
+    landing: String,
+    landing_lsn: Option<Lsn>,
+    last_commit: Option<Timestamp>,
+    recover_to: RecoveryTarget,
+}
+
+impl<'a> Planner<'a> {
+    fn choose(&mut self) -> Result<Chosen<'a>, RestoreError> {
+        match &self.request.target {
+            Target::Backup(id) => self.to_backup(*id),
+            Target::Latest => self.to_latest(),
+            Target::Time(at) => self.to_time(*at),
+            Target::Lsn(lsn) => self.to_lsn(*lsn),
+            Target::Xid(xid) => {
+                let words = format!("transaction {xid}");
+                self.to_found(&words, RecoveryTarget::Xid(*xid), |finder, segments| {
+                    finder.transaction(segments, *xid)
+                })
+            }
+            Target::Name(name) => {
+                let words = format!("restore point `{name}`");
+                self.to_found(&words, RecoveryTarget::Name(name.clone()), |finder, segments| {
+                    finder.restore_point(segments, name)
+                })
+            }
+        }
+    }
+
+    /// Backups on the way of the chosen timeline, newest first. With `latest`, the way is that of
+    /// the newest backup's system and the newest timeline that descends from any backup of it.
+    fn candidates(&self) -> Result<Vec<(&'a Backup, Way<'a>)>, RestoreError> {
+        let system = self.inventory.newest().map(|b| b.facts.identity.system_id);
+        let of_system = || {
+            let all = self.inventory.backups.iter().rev();
+            all.filter(|b| Some(b.facts.identity.system_id) == system)
+        };
+        let mut candidates = Vec::new();
+        let mut refused = None;
+        for backup in of_system() {
+            match Way::choose(self.inventory, backup, self.request.timeline) {
+                Ok(way) => candidates.push((backup, way)),
+                Err(error) => refused = Some(error),
+            }
+        }
+        // One past for all: the newest timeline that any backup leads to, or that of the newest.
+        let ends = candidates.iter().map(|(_, way)| way.past.timeline);
+        let end = match self.request.timeline {
+            TimelineChoice::Latest => ends.max(),
+            _ => ends.into_iter().next(),
+        };
+        candidates.retain(|(_, way)| Some(way.past.timeline) == end);
+        match (candidates.is_empty(), refused) {
+            (true, Some(error)) => Err(error),
+            _ => Ok(candidates),
+        }
+    }
+
+    fn to_backup(&self, id: lifeboat_repo::BackupId) -> Result<Chosen<'a>, RestoreError> {
+        let backup = self.inventory.backup(id).ok_or_else(|| {
+            let cluster = self.ports.cluster.name().to_string();
+            // A backup that is there and cannot be read says why.
+            match self.ports.cluster.manifest(id) {
+                Err(error) => RestoreError::Repo(error),
+                Ok(_) => RestoreError::NoBackup { cluster },
+            }
+        })?;
+        let way = Way::choose(self.inventory, backup, TimelineChoice::Current)?;
+        let reach = way.reach(backup);
+        let needed = needed_for_consistency(backup);
+        let segments = cut(backup, reach, Some(needed))?;
+        let stop = backup.facts.stop_lsn;
+        let standby = self.request.mode == RecoveryMode::Standby;
+        Ok(Chosen {
+            backup,
+            way,
+            segments,
+            because: "it was asked for".to_owned(),
+            landing: format!("{stop}, the end of the backup ({})", utc(backup.facts.stopped_at)),
+            landing_lsn: Some(stop),
+            last_commit: None,
+            recover_to: if standby { RecoveryTarget::Latest } else { RecoveryTarget::Immediate },
+        })
+    }
+
+    fn to_latest(&self) -> Result<Chosen<'a>, RestoreError> {
+        let (backup, way) = self.newest(|_| true).map_err(|_| RestoreError::NoBackup {
+            cluster: self.ports.cluster.name().to_string(),
+        })?;
+        let segments = cut(backup, way.reach(backup), None)?;
+        let (last_commit, landing_lsn) = self.end_of(backup, &segments)?;
+        let end = landing_lsn.map_or_else(|| "the end of the WAL".to_owned(), |l| l.to_string());
+        let commit =
+            last_commit.map_or_else(String::new, |at| format!(", last commit {}", utc(at)));
+        Ok(Chosen {
+            backup,
+            way,
+            segments,
+            because: "it is the newest".to_owned(),
+            landing: format!("{end}, the end of the WAL{commit}"),
+            landing_lsn,
+            last_commit,
+            recover_to: RecoveryTarget::Latest,
+        })
+    }
+
+    fn to_time(&mut self, at: Timestamp) -> Result<Chosen<'a>, RestoreError> {
+        let words = utc(at);
+        let (backup, way) =
+            self.newest(|b| b.facts.stopped_at <= at).map_err(|e| e.with(&words))?;
+        let reach = way.reach(backup);
+        let gap = reach.gap;
+        let segments = cut_lenient(backup, reach)?;
+        let (last_commit, end) = self.end_of(backup, &segments)?;
+        let passed = last_commit.is_some_and(|last| last > at);
+        if !passed {
+            if let Some((first, last, count)) = gap {
+                return Err(RestoreError::Gap { first, last, count });
+            }
+            self.refuse_beyond(&words, at, backup, &segments)?;
+        }
+        let landing = match (passed, last_commit) {
+            (true, _) => format!("the last commit at or before {words}"),
+            (false, last) => format!(
+                "{}, the end of the WAL: no transaction ended after {}",
+                end.map_or_else(String::new, |l| l.to_string()),
+                last.map_or_else(|| "the backup".to_owned(), utc)
+            ),
+        };
+        let mut segments = segments;
+        if passed {
+            self.trim_to_time(&mut segments, backup, at)?;
+        }
+        Ok(Chosen {
+            backup,
+            way,
+            segments,
+            because: format!("it is the newest that ended before {words}"),
+            landing,
+            landing_lsn: if passed { None } else { end },
+            last_commit,
+            recover_to: if passed { RecoveryTarget::Time(at) } else { RecoveryTarget::Latest },
+        })
+    }
+
+    /// A moment after the last commit is the end of the WAL, if the WAL was archived later than
+    /// that moment: nothing happened in between. Otherwise nobody can know.
+    fn refuse_beyond(
+        &self,
+        words: &str,
+        at: Timestamp,
+        backup: &Backup,
+        segments: &[SegmentName],
+    ) -> Result<(), RestoreError> {
+        let finder = Finder::new(self.ports, backup.facts.identity.system_id);
+        let covered = match segments.last() {
+            Some(last) => finder.facts(*last)?.0.archived_at,
+            None => backup.facts.stopped_at,
+        };
+        if at <= covered {
+            return Ok(());
+        }
+        Err(RestoreError::TooLate {
+            target: words.to_owned(),
+            last: format!("archived {}", utc(covered)),
+        })
+    }
+
+    /// Leaves out segments that begin after the target: replay does not need them.
+    fn trim_to_time(
+        &self,
+        segments: &mut Vec<SegmentName>,
+        backup: &Backup,
+        at: Timestamp,
+    ) -> Result<(), RestoreError> {
+        let finder = Finder::new(self.ports, backup.facts.identity.system_id);
+        // Recovery ends at the first commit after the target: the first segment with one is the
+        // last that is needed. Found from the end, where it most often is.
+        let mut keep = segments.len();
+        for (i, segment) in segments.iter().enumerate().rev() {
+            match finder.facts(*segment)?.1.and_then(|f| f.last_commit) {
+                Some(last) if last > at => keep = i + 1,
+                Some(_) => break,
+                None => {}
+            }
+        }
+        let (_, least) = backup.segments();
+        let size = backup.facts.identity.log_segment;
+        let least = segments.iter().take_while(|s| s.number(size) <= Some(least)).count();
+        segments.truncate(keep.max(least));
+        Ok(())
+    }
+
+    fn to_lsn(&self, lsn: Lsn) -> Result<Chosen<'a>, RestoreError> {
+        let words = format!("position {lsn}");
+        let (backup, way) = self.newest(|b| b.facts.stop_lsn <= lsn).map_err(|e| e.with(&words))?;
+        let size = backup.facts.identity.log_segment;
+        let target = lsn.segment(size).0.max(needed_for_consistency(backup).0);
+        let reach = way.reach(backup);
+        let all = reach.segments.clone();
+        let segments = cut(backup, reach, Some(lifeboat_engine::SegmentNo(target)))
+            .map_err(|error| self.too_late(error, &words, backup, &all))?;
+        let (last_commit, end) = self.end_of(backup, &all)?;
+        if end.is_some_and(|end| lsn >= end) {
+            let last = end.map_or_else(String::new, |e| e.to_string());
+            return Err(RestoreError::TooLate { target: words, last });
+        }
+        Ok(Chosen {
+            backup,
+            way,
+            segments,
+            because: format!("it is the newest that ended before {lsn}"),
+            landing: format!("the first record at or after {lsn}"),
+            landing_lsn: Some(lsn),
+            last_commit,
+            recover_to: RecoveryTarget::Lsn(lsn),
+        })
+    }
+
+    /// A missing segment at the end of all WAL means that the target lies beyond it.
+    fn too_late(
+        &self,
+        error: RestoreError,
+        words: &str,
+        backup: &Backup,
+        segments: &[SegmentName],
+    ) -> RestoreError {
+        match error {
+            RestoreError::Gap { count: 0, .. } => {
+                let size = backup.facts.identity.log_segment;
+                let end = segments.last().and_then(|s| s.number(size)).map(|n| n.end(size));
+                let last = end.map_or_else(|| "nothing".to_owned(), |e| e.to_string());
+                RestoreError::TooLate { target: words.to_owned(), last }
+            }
+            other => other,
+        }
+    }
+
+    /// Targets that have to be looked for: from the newest backup back.
+    fn to_found(
+        &self,
+        words: &str,
+        recover_to: RecoveryTarget,
+        find: impl Fn(&Finder<'_>, &[SegmentName]) -> Result<Option<super::target::Found>, RestoreError>,
+    ) -> Result<Chosen<'a>, RestoreError> {
+        for (backup, way) in self.candidates()? {
+            let reach = way.reach(backup);
+            let finder = Finder::new(self.ports, backup.facts.identity.system_id);
+            let Some(found) = find(&finder, &reach.segments)? else { continue };
+            if found.lsn <= backup.facts.stop_lsn {
+                continue; // an older backup ends before it
+            }
+            let size = backup.facts.identity.log_segment;
+            let last = found.lsn.segment_before(size).max(needed_for_consistency(backup));
+            let segments = cut(backup, reach, Some(last))?;
+            return Ok(Chosen {
+                backup,
+                way,
+                segments,
+                because: format!("it is the newest that ended before {words} at {}", found.lsn),
+                landing: format!("{}, the end of {words} ({})", found.lsn, utc(found.at)),
+                landing_lsn: Some(found.lsn),
+                last_commit: None,
+                recover_to,
+            });
+        }
+        Err(RestoreError::NotFound { target: words.to_owned() })
+    }
+
+    /// The newest candidate that fits.
+    fn newest(&self, fits: impl Fn(&Backup) -> bool) -> Result<(&'a Backup, Way<'a>), NoneFits> {
+        let candidates = self.candidates().map_err(NoneFits::Failed)?;
+        let first = candidates
+            .last()
+            .map(|(b, _)| format!("{}, {}, {}", b.id(), b.facts.stop_lsn, utc(b.facts.stopped_at)));
+        candidates
+            .into_iter()
+            .find(|(backup, _)| fits(backup))
+            .ok_or_else(|| NoneFits::TooEarly(first.unwrap_or_else(|| "none".to_owned())))
+    }
+
+    /// Last commit and end of the last whole record in these segments.
+    fn end_of(
+        &self,
+        backup: &Backup,
+        segments: &[SegmentName],
+    ) -> Result<(Option<Timestamp>, Option<Lsn>), RestoreError> {
+        let finder = Finder::new(self.ports, backup.facts.identity.system_id);
+        let mut end = None;
+        for segment in segments.iter().rev() {
+            end = finder.facts(*segment)?.1.and_then(|f| f.end);
+            if end.is_some() {
+                break;
+            }
+        }
+        Ok((finder.last_commit(segments)?, end))
+    }
+
+    fn note_state(&mut self, chosen: &Chosen<'_>) {
+        let facts = &chosen.backup.facts;
+        if facts.damaged_pages > 0 {
+            self.notes.push(format!(
+                "{} pages of this backup were damaged when they were read; `lifeboat show {}` \
+                 lists them",
+                facts.damaged_pages,
+                chosen.backup.id()
+            ));
+        }
+        for unreadable in &self.inventory.unreadable {
+            self.notes.push(format!("{} cannot be used: {}", unreadable.object, unreadable.why));
+        }
+        self.notes.extend(mode_note(self.request.mode).map(str::to_owned));
+    }
+}
+
+/// No candidate fits.
+enum NoneFits {
+    TooEarly(String),
+    Failed(RestoreError),
+}
+
+impl NoneFits {
+    fn with(self, target: &str) -> RestoreError {
+        match self {
+            Self::TooEarly(first) => RestoreError::TooEarly { target: target.to_owned(), first },
+            Self::Failed(error) => error,
+        }
+    }
+}
+
+/// The last segment without which the backup does not become consistent.
+fn needed_for_consistency(backup: &Backup) -> lifeboat_engine::SegmentNo {
+    backup.segments().1
+}
+
+/// What is reached, at least what the backup itself needs; anything beyond a gap is left out.
+fn cut_lenient(backup: &Backup, reach: Reach) -> Result<Vec<SegmentName>, RestoreError> {
+    let (first, consistent) = backup.segments();
+    let reached = lifeboat_engine::SegmentNo(
+        (first.0 + reach.segments.len() as u64).saturating_sub(1).max(consistent.0),
+    );
+    cut(backup, reach, Some(reached))
+}
+
+/// The segments up to `last` (all, and no gap, when `None`).
+fn cut(
+    backup: &Backup,
+    reach: Reach,
+    last: Option<lifeboat_engine::SegmentNo>,
+) -> Result<Vec<SegmentName>, RestoreError> {
+    let size = backup.facts.identity.log_segment;
+    let (first, consistent) = backup.segments();
+    let wanted = last.unwrap_or(consistent).max(consistent);
+    let reached = first.0 + reach.segments.len() as u64; // first segment that is not there
+    let mut segments = reach.segments;
+    let missing = |number: u64| {
+        let name = |n| SegmentName::new(backup.facts.timeline, lifeboat_engine::SegmentNo(n), size);
+        match reach.gap {
+            Some((first, last, count)) => RestoreError::Gap { first, last, count },
+            // Nothing beyond: the end of the WAL, unless the backup itself needs it.
+            None if wanted > consistent => {
+                RestoreError::Gap { first: name(number), last: name(wanted.0), count: 0 }
+            }
+            None => RestoreError::Gap {
+                first: name(number),
+                last: name(wanted.0),
+                count: wanted.0 + 1 - number,
+            },
+        }
+    };
+    if reached <= wanted.0 || (last.is_none() && reach.gap.is_some()) {
+        return Err(missing(reached));
+    }
+    if let Some(last) = last {
+        segments.truncate((last.0 + 1 - first.0) as usize);
+    }
+    Ok(segments)
+}
+
+/// A moment in UTC, to the microsecond.
+fn utc(at: Timestamp) -> String {
+    at.strftime("%Y-%m-%d %H:%M:%S%.f UTC").to_string()
+}

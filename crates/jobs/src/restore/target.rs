@@ -1,0 +1,95 @@
+//! Finds named and numbered targets in the archived WAL.
+
+use lifeboat_engine::{LogFacts, Lsn, SegmentName};
+use lifeboat_repo::{LogHead, LogPlace};
+use lifeboat_units::Timestamp;
+
+use super::error::RestoreError;
+use crate::facts::ArchivedFacts;
+use crate::ports::Ports;
+
+/// Looks into archived segments.
+pub struct Finder<'a> {
+    ports: &'a Ports<'a>,
+    system: String,
+}
+
+/// Where a target lies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// End of its record.
+    pub lsn: Lsn,
+    /// When it was written, by the server's clock.
+    pub at: Timestamp,
+}
+
+impl<'a> Finder<'a> {
+    /// A finder for the WAL of one system.
+    pub fn new(ports: &'a Ports<'a>, system: lifeboat_engine::SystemId) -> Self {
+        Self { ports, system: system.to_string() }
+    }
+
+    fn place(&self, name: SegmentName) -> LogPlace {
+        LogPlace { system: self.system.clone(), timeline: name.timeline.0, name: name.to_string() }
+    }
+
+    /// Head and planner's facts of a segment.
+    pub fn facts(&self, name: SegmentName) -> Result<(LogHead, Option<LogFacts>), RestoreError> {
+        let head = self.ports.cluster.log_head(&self.place(name))?;
+        let facts: Option<ArchivedFacts> = serde_json::from_value(head.facts.clone()).ok();
+        Ok((head, facts.and_then(|facts| facts.log)))
+    }
+
+    /// The newest restore point of this name in these segments.
+    pub fn restore_point(
+        &self,
+        segments: &[SegmentName],
+        name: &str,
+    ) -> Result<Option<Found>, RestoreError> {
+        for segment in segments.iter().rev() {
+            let (_, facts) = self.facts(*segment)?;
+            let points = facts.map(|f| f.restore_points).unwrap_or_default();
+            if let Some(point) = points.iter().rev().find(|point| point.name == name) {
+                return Ok(Some(Found { lsn: point.lsn, at: point.at }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The end of a transaction in these segments. Only segments that may hold it are opened.
+    pub fn transaction(
+        &self,
+        segments: &[SegmentName],
+        xid: u32,
+    ) -> Result<Option<Found>, RestoreError> {
+        for segment in segments.iter().rev() {
+            let (_, facts) = self.facts(*segment)?;
+            let may_hold = facts.is_none_or(|f| {
+                f.cut_off || f.xids.is_some_and(|(low, high)| (low..=high).contains(&xid))
+            });
+            if !may_hold {
+                continue;
+            }
+            let (_, content) = self.ports.cluster.read_log(&self.place(*segment))?;
+            if let Some((lsn, at)) = self.ports.engine.find_transaction(*segment, &content, xid) {
+                return Ok(Some(Found { lsn, at }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The greatest commit time in these segments.
+    pub fn last_commit(&self, segments: &[SegmentName]) -> Result<Option<Timestamp>, RestoreError> {
+        // Commit times may step back a little between backends, never over a whole segment with
+        // commits of its own: the newest two that have any decide.
+        let mut times = Vec::new();
+        for segment in segments.iter().rev() {
+            let (_, facts) = self.facts(*segment)?;
+            times.extend(facts.and_then(|f| f.last_commit));
+            if times.len() == 2 {
+                break;
+            }
+        }
+        Ok(times.into_iter().max())
+    }
+}
