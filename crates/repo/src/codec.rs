@@ -111,7 +111,27 @@ pub struct Compressor {
     zstd: zstd::bulk::Compressor<'static>,
     level: i32,
     split: Vec<u8>,
+    probe: Probe,
 }
+
+/// Which level `auto` takes: tried out on every [`PROBE_EVERY`]th extent.
+#[derive(Debug, Default, Clone, Copy)]
+struct Probe {
+    /// Extents until the next trial.
+    next: u32,
+    /// Level of the extents until then.
+    level: i32,
+}
+
+/// How often `auto` tries the higher level.
+const PROBE_EVERY: u32 = 16;
+/// The level that `auto` begins with.
+const LEVEL_FAST: i32 = 1;
+/// The level that `auto` takes where it pays. Measured on split pages: it pays on documents
+/// (2.7 % of the raw bytes), hardly on other tables (0.7 %), and not on indexes.
+const LEVEL_SMALL: i32 = 3;
+/// Share of the raw bytes that the higher level must save: 1/64, about 1.5 %.
+const PAYS_SHARE: usize = 64;
 
 impl Compressor {
     /// A compressor for this policy, with the first of the transforms for pages.
@@ -126,6 +146,7 @@ impl Compressor {
             zstd: zstd::bulk::Compressor::new(level).expect("zstd has memory for a context"),
             level,
             split: Vec::new(),
+            probe: Probe::default(),
         }
     }
 
@@ -154,7 +175,7 @@ impl Compressor {
         };
         write_head(out, codec, transform, raw.len());
         match codec {
-            ZSTD => self.zstd_into(body, self.auto_level(transform), out),
+            ZSTD => self.zstd(body, raw.len(), out),
             LZ4 => lz4_into(body, out),
             _ => {}
         }
@@ -168,13 +189,33 @@ impl Compressor {
         }
     }
 
-    fn auto_level(&self, transform: u8) -> i32 {
+    /// Says that what follows is of another kind: `auto` tries its levels anew.
+    pub fn next_file(&mut self) {
+        self.probe = Probe::default();
+    }
+
+    /// zstd at the level that the policy names or, for `auto`, the one that pays.
+    fn zstd(&mut self, body: &[u8], raw_len: usize, out: &mut Vec<u8>) {
         match self.policy {
-            Compression::Zstd(level) => level,
-            // Reordered pages lose next to nothing at the cheapest level; other bytes (text,
-            // catalogs of flags) are few, and gain from a higher one.
-            _ if transform == 0 => 3,
-            _ => 1,
+            Compression::Zstd(level) => return self.zstd_into(body, level, out),
+            _ if self.probe.next > 0 => {
+                self.probe.next -= 1;
+                return self.zstd_into(body, self.probe.level, out);
+            }
+            _ => {}
+        }
+        let at = out.len();
+        self.zstd_into(body, LEVEL_FAST, out);
+        let fast = out.len() - at;
+        self.zstd_into(body, LEVEL_SMALL, out);
+        let small = out.len() - at - fast;
+        let pays = fast.saturating_sub(small) > raw_len / PAYS_SHARE;
+        self.probe =
+            Probe { next: PROBE_EVERY - 1, level: if pays { LEVEL_SMALL } else { LEVEL_FAST } };
+        if small < fast {
+            out.drain(at..at + fast);
+        } else {
+            out.truncate(at + fast);
         }
     }
 
