@@ -1,0 +1,79 @@
+//! `lifeboat backup`
+
+use lifeboat_jobs::backup::{self, BackupReport, BackupSettings};
+
+use crate::app::{Access, App};
+use crate::config::settings::threads;
+use crate::error::CliError;
+use crate::exit::Outcome;
+use crate::ui::{Page, Report, between, seconds};
+
+/// Take a base backup: complete by itself, at the price of what changed
+///
+/// Runs on the server's own machine, as a user who can read the data directory. Checks first
+/// that WAL arrives in the repository, and lists the backup only when all the WAL it needs is
+/// there.
+#[derive(clap::Args, Debug)]
+#[command(
+    after_help = "Examples:\n  lifeboat backup\n  lifeboat backup --label 'before the upgrade'"
+)]
+pub(crate) struct Args {
+    /// A note that `list` shows
+    #[arg(long, value_name = "NOTE")]
+    label: Option<String>,
+    /// Threads that read, compare, compress and seal
+    #[arg(long, value_name = "N", value_parser = threads)]
+    jobs: Option<usize>,
+}
+
+pub(crate) fn run(app: &App, args: &Args) -> Result<Outcome, CliError> {
+    let settings = app.settings()?;
+    let opened = app.open(Access::Write)?;
+    let mut origin = app.origin()?;
+    let backup = BackupSettings {
+        jobs: args.jobs.unwrap_or(settings.backup_jobs),
+        compression: settings.compression,
+        note: args.label.clone(),
+        archive_timeout: settings.archive_timeout,
+    };
+    let report = backup::run(&opened.ports(app), &mut origin, &backup)?;
+    drop(opened);
+    app.ui.emit(&report)?;
+    Ok(Outcome::Done)
+}
+
+impl Report for BackupReport {
+    fn text(&self, page: &mut Page) {
+        let totals = &self.totals;
+        let tick = page.tick();
+        page.line(format!(
+            "{tick} backup {} in {}",
+            self.id,
+            seconds(between(self.began_at, self.ended_at))
+        ));
+        let compared = match self.compared_with {
+            Some(id) => format!("compared with {id}"),
+            None => "the first".to_owned(),
+        };
+        page.pairs(&[
+            ("  database", format!("{} in {} files", totals.size_bytes, totals.files)),
+            ("  stored", format!("{}, {compared}", totals.new_bytes)),
+            ("  pages", format!("{} of {} new", totals.pages_new, totals.pages)),
+            (
+                "  WAL",
+                format!("{} to {}, timeline {}", self.start_lsn, self.stop_lsn, self.timeline),
+            ),
+        ]);
+        if self.damaged_pages > 0 {
+            let cross = page.cross();
+            page.line(format!(
+                "{cross} {} damaged pages in the data directory:",
+                self.damaged_pages
+            ));
+            for damaged in self.damage.iter().take(20) {
+                page.line(format!("  {} page {}: {}", damaged.path, damaged.page, damaged.what));
+            }
+            page.line("  no earlier good backup is expired because of this one");
+        }
+    }
+}

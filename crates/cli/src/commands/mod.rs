@@ -1,0 +1,16 @@
+//! One file per command: arguments, one call, one report.
+
+pub(crate) mod backup;
+pub(crate) mod completions;
+pub(crate) mod expire;
+pub(crate) mod init;
+pub(crate) mod init_settings;
+pub(crate) mod key;
+pub(crate) mod list;
+pub(crate) mod show;
+pub(crate) mod verify;
+pub(crate) mod wal;
+pub(crate) mod wal_get;
+pub(crate) mod wal_list;
+pub(crate) mod wal_push;
+pub(crate) mod wal_recovered;

@@ -1,0 +1,31 @@
+//! `lifeboat wal`
+
+use crate::app::App;
+use crate::commands::{wal_get, wal_list, wal_push, wal_recovered};
+use crate::error::CliError;
+use crate::exit::Outcome;
+
+/// Archive WAL, fetch it, list it
+#[derive(clap::Args, Debug)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(clap::Subcommand, Debug)]
+enum Command {
+    Push(wal_push::Args),
+    Get(wal_get::Args),
+    List(wal_list::Args),
+    #[command(hide = true)]
+    Recovered(wal_recovered::Args),
+}
+
+pub(crate) fn run(app: &App, args: &Args) -> Result<Outcome, CliError> {
+    match &args.command {
+        Command::Push(args) => wal_push::run(app, args),
+        Command::Get(args) => wal_get::run(app, args),
+        Command::List(args) => wal_list::run(app, args),
+        Command::Recovered(args) => wal_recovered::run(app, args),
+    }
+}

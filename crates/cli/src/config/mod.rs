@@ -1,0 +1,59 @@
+//! Configuration: found, read, checked. The only place that looks into the environment.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`keys`] | every key, declared once |
+//! | [`raw`] | values as written, with their places |
+//! | [`settings`] | the same, checked |
+//! | [`sample`] | a file with every key, for the reference |
+
+pub(crate) mod error;
+pub(crate) mod keys;
+pub(crate) mod raw;
+pub(crate) mod sample;
+pub(crate) mod settings;
+
+use std::path::{Path, PathBuf};
+
+pub(crate) use error::ConfigError;
+use raw::Raw;
+pub(crate) use settings::Settings;
+
+/// Where the configuration is looked for when neither flag nor variable names it.
+pub(crate) const PLACES: [&str; 2] = ["lifeboat.toml", "/etc/lifeboat/lifeboat.toml"];
+/// Names the configuration.
+pub(crate) const CONFIG_VARIABLE: &str = "LIFEBOAT_CONFIG";
+
+/// A variable of the environment; `None` when it is unset or empty.
+pub(crate) fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// The file that is named or found: by flag, by variable, or in one of the usual places.
+pub(crate) fn locate(flag: Option<&Path>) -> Option<PathBuf> {
+    let named = flag.map(Path::to_owned).or_else(|| variable(CONFIG_VARIABLE).map(PathBuf::from));
+    let found = named.or_else(|| PLACES.iter().map(PathBuf::from).find(|path| path.exists()))?;
+    Some(std::path::absolute(&found).unwrap_or(found))
+}
+
+/// Reads the configuration and what `--set` adds to it.
+pub(crate) fn load(flag: Option<&Path>, sets: &[String]) -> Result<Settings, ConfigError> {
+    let file = locate(flag);
+    let mut raw = match &file {
+        Some(path) => {
+            let text = std::fs::read_to_string(path)
+                .map_err(|source| ConfigError::Read { path: path.clone(), source })?;
+            Raw::parse(&text, path)?
+        }
+        None => Raw::default(),
+    };
+    sets.iter().try_for_each(|assignment| raw.set(assignment))?;
+    let settings = match &file {
+        Some(path) => Settings::check(&raw, path)?,
+        None => Settings::check(&raw, &std::path::absolute(PLACES[0]).unwrap_or_default())?,
+    };
+    if file.is_none() && settings.url.is_none() {
+        return Err(ConfigError::Missing { looked: PLACES.map(str::to_owned).to_vec() });
+    }
+    Ok(settings)
+}

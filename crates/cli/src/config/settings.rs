@@ -1,0 +1,184 @@
+//! Configuration, checked: no strings or defaults left to interpret.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use jiff::{Span, SpanRelativeTo};
+use lifeboat_repo::{ClusterName, Compression};
+
+use super::error::ConfigError;
+use super::keys::{self, Key};
+use super::raw::{Origin, Raw, Written};
+
+/// What every command works by.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    /// The file, absolute; a place where it could be when everything came by `--set`.
+    pub file: PathBuf,
+    /// Name of the cluster.
+    pub cluster: ClusterName,
+    /// How to connect; empty leaves all to the environment.
+    pub conninfo: String,
+    /// The data directory, when it is not where the server says.
+    pub data_directory: Option<PathBuf>,
+    /// Where to look for binaries first.
+    pub binaries: Option<PathBuf>,
+    /// Address of the repository.
+    pub url: Option<String>,
+    /// How to compress.
+    pub compression: Compression,
+    /// The host's unlocked keys.
+    pub key_file: PathBuf,
+    /// First line is the passphrase.
+    pub passphrase_file: Option<PathBuf>,
+    /// Prints the passphrase.
+    pub passphrase_command: Option<String>,
+    /// Threads of a backup.
+    pub backup_jobs: usize,
+    /// Threads of a restore.
+    pub restore_jobs: usize,
+    /// How long to wait for a segment.
+    pub archive_timeout: Duration,
+    /// Keep at least so many backups.
+    pub keep_backups: Option<u32>,
+    /// Keep any moment of so long reachable.
+    pub keep_window: Option<Duration>,
+}
+
+impl Settings {
+    /// Checks what was written. `file` is absolute; relative paths in it start at its directory.
+    pub fn check(raw: &Raw, file: &Path) -> Result<Self, ConfigError> {
+        let directory = file.parent().unwrap_or(Path::new("/"));
+        let text = |key: &Key| raw.get(key).map(|written| written.text.clone());
+        let path = |key: &Key| raw.get(key).map(|written| located(written, directory));
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let jobs = |key, default| parsed(raw, key, threads).map(|jobs| jobs.unwrap_or(default));
+        Ok(Self {
+            file: file.to_owned(),
+            cluster: parsed(raw, &keys::CLUSTER, name)?
+                .unwrap_or_else(|| keys::CLUSTER.default.parse().expect("the default is a name")),
+            conninfo: text(&keys::CONNINFO).unwrap_or_default(),
+            data_directory: path(&keys::DATA_DIRECTORY),
+            binaries: path(&keys::BINARIES),
+            url: text(&keys::URL).filter(|url| !url.is_empty()),
+            compression: parsed(raw, &keys::COMPRESSION, compression)?.unwrap_or_default(),
+            key_file: path(&keys::KEY_FILE).unwrap_or_else(|| directory.join("lifeboat.key")),
+            passphrase_file: path(&keys::PASSPHRASE_FILE),
+            passphrase_command: text(&keys::PASSPHRASE_COMMAND).filter(|text| !text.is_empty()),
+            backup_jobs: jobs(&keys::JOBS, processors.min(4))?,
+            restore_jobs: jobs(&keys::RESTORE_JOBS, processors)?,
+            archive_timeout: parsed(raw, &keys::ARCHIVE_TIMEOUT, duration)?
+                .unwrap_or(Duration::from_secs(60)),
+            keep_backups: parsed(raw, &keys::KEEP_BACKUPS, count)?,
+            keep_window: parsed(raw, &keys::KEEP_WINDOW, duration)?,
+        })
+    }
+
+    /// The repository's address.
+    pub fn url(&self) -> Result<&str, ConfigError> {
+        self.url.as_deref().ok_or_else(|| ConfigError::Unset {
+            key: keys::URL.name,
+            file: self.file.display().to_string(),
+            example: keys::URL.example,
+        })
+    }
+}
+
+/// A path in the file starts at the file's directory, one of `--set` where the user is.
+fn located(written: &Written, directory: &Path) -> PathBuf {
+    match written.origin {
+        Origin::File { .. } => directory.join(&written.text),
+        Origin::Flag => {
+            std::path::absolute(&written.text).unwrap_or_else(|_| (&written.text).into())
+        }
+    }
+}
+
+fn parsed<T>(
+    raw: &Raw,
+    key: &Key,
+    read: impl Fn(&str) -> Result<T, String>,
+) -> Result<Option<T>, ConfigError> {
+    let Some(written) = raw.get(key) else { return Ok(None) };
+    read(&written.text).map(Some).map_err(|problem| ConfigError::Value {
+        key: key.name.to_owned(),
+        origin: written.origin.clone(),
+        problem,
+    })
+}
+
+fn name(text: &str) -> Result<ClusterName, String> {
+    text.parse().map_err(|_| format!("cannot be `{text}`: it has 1 to 64 of a-z, 0-9, `-` and `_`"))
+}
+
+fn compression(text: &str) -> Result<Compression, String> {
+    text.parse()
+        .map_err(|_| format!("cannot be `{text}`: it is auto, zstd:1 to zstd:19, lz4 or none"))
+}
+
+/// Reads a number of threads.
+pub(crate) fn threads(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(jobs @ 1..=256) => Ok(jobs),
+        _ => Err(format!("cannot be `{text}`: it is a number from 1 to 256")),
+    }
+}
+
+/// Reads how many to keep.
+pub(crate) fn count(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(count @ 1..) => Ok(count),
+        _ => Err(format!("cannot be `{text}`: it is a number from 1 on")),
+    }
+}
+
+/// Reads a duration such as `90s`, `12h`, `30d` or `4w`; a day has 24 hours.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    let bad = || format!("cannot be `{text}`: it is a duration such as 90s, 15m, 12h, 30d or 4w");
+    let span: Span = text.parse().map_err(|_| bad())?;
+    if span.get_years() != 0 || span.get_months() != 0 {
+        return Err(bad());
+    }
+    let signed = span.to_duration(SpanRelativeTo::days_are_24_hours()).map_err(|_| bad())?;
+    Duration::try_from(signed).ok().filter(|duration| !duration.is_zero()).ok_or_else(bad)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(text: &str) -> Result<Settings, ConfigError> {
+        let file = Path::new("/etc/lifeboat/lifeboat.toml");
+        Settings::check(&Raw::parse(text, file)?, file)
+    }
+
+    #[test]
+    fn an_empty_file_has_good_defaults() {
+        let settings = check("").unwrap();
+        assert_eq!(settings.cluster.as_str(), "main");
+        assert_eq!(settings.key_file, Path::new("/etc/lifeboat/lifeboat.key"));
+        assert_eq!(settings.compression, Compression::Auto);
+        assert!(settings.url().unwrap_err().to_string().contains("repository.url"));
+    }
+
+    #[test]
+    fn paths_start_at_the_file_and_durations_have_units() {
+        let text = "[repository]\nkey-file = \"k\"\n[retention]\nkeep-window = \"4w\"\n";
+        let settings = check(text).unwrap();
+        assert_eq!(settings.key_file, Path::new("/etc/lifeboat/k"));
+        assert_eq!(settings.keep_window, Some(Duration::from_secs(28 * 86_400)));
+        for text in ["5", "1mo", "0s", "-3d", "soon"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+        assert_eq!(duration("1h30m").unwrap(), Duration::from_secs(5400));
+    }
+
+    #[test]
+    fn a_bad_value_names_key_and_line() {
+        let error = check("cluster = \"main\"\n[backup]\njobs = 0\n").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "/etc/lifeboat/lifeboat.toml:3: `backup.jobs` cannot be `0`: it is a number from 1 to 256"
+        );
+    }
+}

@@ -1,0 +1,84 @@
+//! The commands that PostgreSQL runs: this program with this configuration.
+
+use std::path::{Path, PathBuf};
+
+use lifeboat_postgres::live::cluster::shell_quote;
+
+use crate::error::Trouble;
+
+/// Writes commands for the settings of a server.
+#[derive(Debug, Clone)]
+pub(crate) struct ServerCommands {
+    program: PathBuf,
+    config: PathBuf,
+    sets: Vec<String>,
+}
+
+impl ServerCommands {
+    /// Commands of this very program. `config` is absolute; `sets` as given to `--set`.
+    pub fn new(config: &Path, sets: &[String]) -> Result<Self, Trouble> {
+        let program = std::env::current_exe().map_err(|source| Trouble::File {
+            operation: "find the program",
+            path: "lifeboat".into(),
+            source,
+        })?;
+        Ok(Self { program, config: config.to_owned(), sets: sets.to_vec() })
+    }
+
+    /// For `archive_command`.
+    pub fn archive(&self) -> String {
+        self.command("wal push %p")
+    }
+
+    /// For `restore_command`.
+    pub fn restore(&self) -> String {
+        self.command("wal get %f %p")
+    }
+
+    /// For `recovery_end_command`: removes what only recovery needs.
+    pub fn recovered(&self) -> String {
+        self.command("wal recovered")
+    }
+
+    /// The server replaces `%p` and others, and hands the rest to a shell.
+    fn command(&self, rest: &str) -> String {
+        let mut words = vec![word(&self.program.display().to_string())];
+        words.extend(["--config".to_owned(), word(&self.config.display().to_string())]);
+        for set in &self.sets {
+            words.extend(["--set".to_owned(), word(set)]);
+        }
+        format!("{} {rest}", words.join(" "))
+    }
+}
+
+/// A word for the shell; `%` is doubled because the server looks for it first.
+fn word(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=:,@".contains(c);
+    let quoted = if text.chars().all(plain) { text.to_owned() } else { shell_quote(text) };
+    quoted.replace('%', "%%")
+}
+
+/// A line of postgresql.conf.
+pub(crate) fn setting(name: &str, value: &str) -> String {
+    format!("{name} = '{}'", value.replace('\\', "\\\\").replace('\'', "''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blanks_quotes_and_percent_signs_survive_server_and_shell() {
+        let commands = ServerCommands {
+            program: "/opt/life boat/bin/lifeboat".into(),
+            config: "/srv/100%/it's.toml".into(),
+            sets: vec!["repository.compression=zstd:3".into()],
+        };
+        let archive = commands.archive();
+        assert_eq!(
+            archive,
+            r"'/opt/life boat/bin/lifeboat' --config '/srv/100%%/it'\''s.toml' --set repository.compression=zstd:3 wal push %p"
+        );
+        assert!(setting("archive_command", &archive).contains(r"it''\\''''s"));
+    }
+}
