@@ -77,7 +77,7 @@ impl App {
 
     /// How to reach the server.
     pub fn conninfo(&self) -> Result<Conninfo, CliError> {
-        Ok(Conninfo::read(&self.settings()?.conninfo, &config::variable)?)
+        Ok(Conninfo::read(&self.settings()?.conninfo, &config::connection_variable)?)
     }
 
     /// Connects to the server as a backup does.

@@ -85,6 +85,7 @@ commands! {
     List => list,
     Show => show,
     Wal => wal,
+    Restore => restore,
     Verify => verify,
     Expire => expire,
     Key => key,

@@ -119,7 +119,7 @@ struct Server {
 
 impl Server {
     fn look(args: &Args) -> Result<Self, CliError> {
-        let conninfo = Conninfo::read(&args.pg, &config::variable)?;
+        let conninfo = Conninfo::read(&args.pg, &config::connection_variable)?;
         if Conninfo::read(&args.pg, &|name| (name == "USER").then(|| "x".into()))
             .is_ok_and(|given| given.hosts.iter().any(|host| host.password.is_some()))
         {

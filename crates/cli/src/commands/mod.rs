@@ -7,6 +7,8 @@ pub(crate) mod init;
 pub(crate) mod init_settings;
 pub(crate) mod key;
 pub(crate) mod list;
+pub(crate) mod restore;
+pub(crate) mod restore_start;
 pub(crate) mod show;
 pub(crate) mod verify;
 pub(crate) mod wal;

@@ -16,6 +16,7 @@ pub(crate) mod settings;
 use std::path::{Path, PathBuf};
 
 pub(crate) use error::ConfigError;
+use lifeboat_postgres::live::cluster::Account;
 use raw::Raw;
 pub(crate) use settings::Settings;
 
@@ -27,6 +28,16 @@ pub(crate) const CONFIG_VARIABLE: &str = "LIFEBOAT_CONFIG";
 /// A variable of the environment; `None` when it is unset or empty.
 pub(crate) fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// A variable as libpq's programs see it: the user is the one of this process, and a home
+/// directory that this user cannot enter (`sudo` and `setpriv` keep the caller's) is none.
+pub(crate) fn connection_variable(name: &str) -> Option<String> {
+    match name {
+        "USER" => Account::own().name().or_else(|| variable(name)),
+        "HOME" => variable(name).filter(|home| std::fs::read_dir(home).is_ok()),
+        _ => variable(name),
+    }
 }
 
 /// The file that is named or found: by flag, by variable, or in one of the usual places.
