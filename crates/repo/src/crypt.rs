@@ -11,6 +11,8 @@ use crate::id::{BackupId, ClusterName, RepositoryId};
 
 /// What sealing adds to the length, in bytes: the tag of AES-GCM.
 pub const TAG_BYTES: usize = 16;
+/// Random bytes in front of a single object's box, in bytes.
+pub const SALT_BYTES: usize = 16;
 
 /// The system's cryptographic random generator.
 #[derive(Debug, Clone, Copy, Default)]
@@ -91,6 +93,47 @@ impl IndexKey {
             &[&scope.repository.0, scope.cluster.as_bytes(), scope.session.as_bytes()],
         );
         SealKey::new(&key, scope)
+    }
+
+    /// The key of one sealing of a single object. The salt makes it another key each time: an
+    /// object may be sealed again under the name that it had before (a push that is repeated, a
+    /// lease that two hosts want), and a nonce must not come twice under one key.
+    fn single(&self, scope: &Scope, salt: &[u8; SALT_BYTES]) -> SealKey {
+        let (cluster, name) = (scope.cluster.as_bytes(), scope.session.as_bytes());
+        let key =
+            self.derive("lifeboat 1 index object", &[&scope.repository.0, cluster, name, salt]);
+        SealKey::new(&key, scope)
+    }
+
+    /// Appends a single object's box to `out`: salt, sealed content, tag.
+    pub fn seal_single(
+        &self,
+        scope: &Scope,
+        kind: BoxKind,
+        plain: &[u8],
+        entropy: &dyn Entropy,
+        out: &mut Vec<u8>,
+    ) {
+        let mut salt = [0; SALT_BYTES];
+        entropy.fill(&mut salt);
+        out.extend_from_slice(&salt);
+        let from = out.len();
+        out.extend_from_slice(plain);
+        self.single(scope, &salt).seal(kind, 0, out, from);
+    }
+
+    /// Opens a single object's box in place and gives the plain part of it.
+    pub fn open_single<'a>(
+        &self,
+        scope: &Scope,
+        kind: BoxKind,
+        object: &str,
+        sealed: &'a mut [u8],
+    ) -> Result<&'a mut [u8], RepoError> {
+        match sealed.split_first_chunk_mut::<SALT_BYTES>() {
+            Some((salt, rest)) => self.single(scope, salt).open(kind, 0, object, rest),
+            None => Err(RepoError::damaged(object, "it is cut short")),
+        }
     }
 
     /// The key of page hashes and content digests of one cluster.
@@ -251,6 +294,33 @@ mod tests {
         mine.seal(BoxKind::Extent, 0, &mut sealed, 0);
         let foreign = SealKey::new(&bytes, &scope("b"));
         assert!(foreign.open(BoxKind::Extent, 0, "x", &mut sealed).is_err(), "bound to the scope");
+    }
+
+    #[test]
+    fn a_single_object_sealed_twice_never_meets_its_key_again() {
+        let index = IndexKey::from_bytes([1; 32]);
+        let scope = scope("lease/000000000001");
+        let seal = |scope: &Scope| {
+            let mut out = Vec::new();
+            index.seal_single(scope, BoxKind::Lease, b"content", &SystemEntropy, &mut out);
+            out
+        };
+        let (one, two) = (seal(&scope), seal(&scope));
+        assert_eq!(one.len(), SALT_BYTES + b"content".len() + TAG_BYTES);
+        assert_ne!(one[SALT_BYTES..], two[SALT_BYTES..], "one key and nonce would give one text");
+        let open = |scope: &Scope, kind, sealed: &[u8]| {
+            let mut copy = sealed.to_vec();
+            index.open_single(scope, kind, "x", &mut copy).map(|plain| plain.to_vec())
+        };
+        for sealed in [&one, &two] {
+            assert_eq!(open(&scope, BoxKind::Lease, sealed).unwrap(), b"content");
+        }
+        assert!(open(&scope, BoxKind::Event, &one).is_err(), "another kind");
+        let other = Scope { session: "lease/000000000002".to_owned(), ..scope.clone() };
+        assert!(open(&other, BoxKind::Lease, &one).is_err(), "another name");
+        for length in 0..one.len() {
+            assert!(open(&scope, BoxKind::Lease, &one[..length]).is_err(), "{length} bytes");
+        }
     }
 
     #[test]

@@ -11,11 +11,14 @@ use crate::error::RepoError;
 use crate::id::{BackupId, hex};
 use crate::repository::Cluster;
 
+/// Version byte in front of every event. A new kind of fact raises it.
+const VERSION: u8 = 1;
 /// Longest event that is read, in bytes.
 const EVENT_BYTES_MAX: u64 = 64 << 10;
 
 /// Something that happened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Event {
     /// When, by lifeboat's clock.
     pub at: Timestamp,
@@ -25,7 +28,7 @@ pub struct Event {
 
 /// What can happen.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "kebab-case")]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 #[non_exhaustive]
 pub enum Fact {
     /// A backup was listed.
@@ -79,9 +82,12 @@ impl Cluster {
         let mut random = [0; 4];
         self.repository().entropy().fill(&mut random);
         let name = format!("journal/{}-{}", at.strftime("%Y%m%dT%H%M%S%.6fZ"), hex(&random));
-        let mut body = vec![1];
-        body.extend(serde_json::to_vec(&Event { at, fact }).expect("texts always serialise"));
-        self.object_key(&name).seal(BoxKind::Event, 0, &mut body, 1);
+        let plain = serde_json::to_vec(&Event { at, fact }).expect("texts always serialise");
+        let mut body = vec![VERSION];
+        self.seal_single(&name, BoxKind::Event, &plain, &mut body);
+        if body.len() as u64 > EVENT_BYTES_MAX {
+            return Err(RepoError::damaged(name, "it would be longer than an event can be"));
+        }
         Ok(self.store().put(&self.key(&name)?, &body)?)
     }
 
@@ -104,18 +110,18 @@ impl Cluster {
         let mut body = self.store().get(&key, EVENT_BYTES_MAX)?;
         let damaged = |what: &str| RepoError::damaged(key.as_str(), what);
         match body.first() {
-            Some(1) => {}
+            Some(&VERSION) => {}
             Some(version) => {
                 return Err(RepoError::TooNew {
                     object: key.to_string(),
                     found: u32::from(*version),
-                    known: 1,
+                    known: u32::from(VERSION),
                 });
             }
             None => return Err(damaged("it is empty")),
         }
         let name = format!("journal/{}", key.name());
-        let plain = self.object_key(&name).open(BoxKind::Event, 0, key.as_str(), &mut body[1..])?;
+        let plain = self.open_single(&name, BoxKind::Event, key.as_str(), &mut body[1..])?;
         let event = serde_json::from_slice(plain).map_err(|e| damaged(&e.to_string()))?;
         Ok(Recorded { key, event })
     }

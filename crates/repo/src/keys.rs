@@ -18,7 +18,11 @@ use crate::error::RepoError;
 use crate::id::{RepositoryId, hex, unhex};
 
 /// Largest object of keys that is read, in bytes.
-const KEY_OBJECT_BYTES_MAX: u64 = 64 << 10;
+pub(crate) const KEY_OBJECT_BYTES_MAX: u64 = 64 << 10;
+/// Version of slots, of the list of recipients and of key files.
+const VERSION: u32 = 1;
+/// More slots than this are not tried: each costs a key derivation.
+const SLOTS_MAX: usize = 64;
 /// Where key slots lie.
 const SLOT_PREFIX: &str = "keys/slots/";
 /// The list of recipients.
@@ -169,6 +173,17 @@ impl Keyring {
         protection: &Protection<'_>,
         entropy: &dyn Entropy,
     ) -> Result<(), RepoError> {
+        self.put_slot(store, name, protection, entropy).map(drop)
+    }
+
+    /// Adds a slot and gives its object.
+    pub(crate) fn put_slot(
+        &self,
+        store: &dyn Store,
+        name: &str,
+        protection: &Protection<'_>,
+        entropy: &dyn Entropy,
+    ) -> Result<(Key, Vec<u8>), RepoError> {
         let key = slot_key(name)?;
         let keys = SlotKeys {
             index: Zeroizing::new(hex(self.index.expose())),
@@ -183,57 +198,66 @@ impl Keyring {
             Protection::Passphrase(passphrase) => {
                 let kdf = Kdf::new(entropy);
                 let mut sealed = plain.to_vec();
-                self.slot_seal(&*kdf.derive(key.as_str(), passphrase)?, name).seal(
-                    BoxKind::Slot,
-                    0,
-                    &mut sealed,
-                    0,
-                );
+                let scope = Scope::repository(self.repository, name);
+                let seal = SealKey::new(&*kdf.derive(key.as_str(), passphrase)?, &scope);
+                seal.seal(BoxKind::Slot, 0, &mut sealed, 0);
+                // The one object whose loss is the loss of all: proven to open before it is kept.
+                let mut again = Zeroizing::new(sealed.clone());
+                if seal.open(BoxKind::Slot, 0, key.as_str(), &mut again)? != &plain[..] {
+                    return Err(RepoError::damaged(key.as_str(), "it does not read back"));
+                }
                 ("passphrase", Some(kdf), hex(&sealed))
             }
         };
         let slot = SlotObject {
             lifeboat: "key slot".to_owned(),
-            version: 1,
+            version: VERSION,
             kind: kind.to_owned(),
             kdf,
             keys,
         };
         let body = serde_json::to_vec_pretty(&slot).expect("texts always serialise");
         store.put(&key, &body)?;
-        Ok(())
-    }
-
-    fn slot_seal(&self, key: &[u8; 32], name: &str) -> SealKey {
-        SealKey::new(key, &Scope::repository(self.repository, name))
+        Ok((key, body))
     }
 
     /// Stores the list of recipients, sealed by the index key.
-    pub fn store_recipients(&self, store: &dyn Store) -> Result<(), RepoError> {
-        let mut body = serde_json::to_vec(&self.recipients).expect("texts always serialise");
-        self.index.session(&Scope::repository(self.repository, RECIPIENTS)).seal(
-            BoxKind::Recipients,
-            0,
-            &mut body,
-            0,
-        );
+    pub fn store_recipients(
+        &self,
+        store: &dyn Store,
+        entropy: &dyn Entropy,
+    ) -> Result<(), RepoError> {
+        let plain = serde_json::to_vec(&self.recipients).expect("texts always serialise");
+        let scope = Scope::repository(self.repository, RECIPIENTS);
+        let mut body = vec![VERSION as u8];
+        self.index.seal_single(&scope, BoxKind::Recipients, &plain, entropy, &mut body);
         store.put(&Key::new(RECIPIENTS)?, &body)?;
         Ok(())
     }
 
-    /// Opens the slots with a passphrase (or an open slot without one).
+    /// Opens the slots with a passphrase, or an open slot without one.
+    ///
+    /// With a passphrase, open slots are passed over: whoever can write to the store could put
+    /// one there with keys of his own. A slot that is damaged does not keep another from opening.
     pub fn unlock(
         store: &dyn Store,
         repository: RepositoryId,
         passphrase: Option<&Secret>,
     ) -> Result<Self, RepoError> {
         let slots = slots(store)?;
-        for name in &slots {
-            if let Some(keys) = open_slot(store, repository, name, passphrase)? {
-                return Self::from_slot(store, repository, &keys, name);
+        let mut unreadable = None;
+        for name in slots.iter().take(SLOTS_MAX) {
+            match open_slot(store, repository, name, passphrase) {
+                Ok(Some(keys)) => return Self::from_slot(store, repository, &keys, name),
+                Ok(None) => {}
+                Err(error @ (RepoError::Damaged { .. } | RepoError::TooNew { .. })) => {
+                    unreadable.get_or_insert(error);
+                }
+                Err(error) => return Err(error),
             }
         }
-        Err(RepoError::WrongPassphrase { location: store.location(), slots: slots.len() })
+        let wrong = RepoError::WrongPassphrase { location: store.location(), slots: slots.len() };
+        Err(unreadable.unwrap_or(wrong))
     }
 
     fn from_slot(
@@ -250,19 +274,30 @@ impl Keyring {
     }
 
     /// Completes keys with the repository's list of recipients; proves that the index key fits.
-    fn assemble(
+    pub(crate) fn assemble(
         store: &dyn Store,
         repository: RepositoryId,
         index: IndexKey,
         identity: Option<Identity>,
     ) -> Result<Self, RepoError> {
         let mut body = store.get(&Key::new(RECIPIENTS)?, KEY_OBJECT_BYTES_MAX)?;
-        let seal = index.session(&Scope::repository(repository, RECIPIENTS));
-        let plain = seal.open(BoxKind::Recipients, 0, RECIPIENTS, &mut body)?;
+        match body.first() {
+            Some(version) if u32::from(*version) == VERSION => {}
+            Some(version) => {
+                return Err(RepoError::TooNew {
+                    object: RECIPIENTS.to_owned(),
+                    found: u32::from(*version),
+                    known: VERSION,
+                });
+            }
+            None => return Err(RepoError::damaged(RECIPIENTS, "it is empty")),
+        }
+        let scope = Scope::repository(repository, RECIPIENTS);
+        let plain = index.open_single(&scope, BoxKind::Recipients, RECIPIENTS, &mut body[1..])?;
         let recipients: Vec<String> = serde_json::from_slice(plain)
             .map_err(|e| RepoError::damaged(RECIPIENTS, e.to_string()))?;
         if recipients.is_empty() {
-            return Err(RepoError::damaged(RECIPIENTS, "it is empty"));
+            return Err(RepoError::damaged(RECIPIENTS, "it names nobody"));
         }
         Ok(Self { repository, index, recipients, identity })
     }
@@ -272,7 +307,7 @@ impl Keyring {
     pub fn write_file(&self, path: &Path, with_identity: bool) -> Result<(), RepoError> {
         let keys = KeyFile {
             lifeboat: "unlocked keys".to_owned(),
-            version: 1,
+            version: VERSION,
             repository: self.repository.to_string(),
             index: Zeroizing::new(hex(self.index.expose())),
             identity: self
@@ -296,7 +331,15 @@ impl Keyring {
         let fail = |source| RepoError::KeyFile { path: path.to_owned(), source };
         let invalid = |why: String| fail(std::io::Error::new(std::io::ErrorKind::InvalidData, why));
         let body = Zeroizing::new(std::fs::read(path).map_err(fail)?);
+        let object = || path.display().to_string();
+        check_version(&body, object).map_err(|e| match e {
+            RepoError::Damaged { what, .. } => invalid(what),
+            other => other,
+        })?;
         let keys: KeyFile = serde_json::from_slice(&body).map_err(|e| invalid(e.to_string()))?;
+        if keys.lifeboat != "unlocked keys" {
+            return Err(invalid("it is no file of unlocked keys".to_owned()));
+        }
         if keys.repository != repository.to_string() {
             return Err(RepoError::ForeignKey {
                 key_of: keys.repository,
@@ -323,6 +366,21 @@ struct KeyFile {
     identity: Option<Zeroizing<String>>,
 }
 
+/// Refuses JSON of another version, before its fields are looked at: they may be others.
+fn check_version(body: &[u8], object: impl Fn() -> String) -> Result<(), RepoError> {
+    let value: serde_json::Value =
+        serde_json::from_slice(body).map_err(|e| RepoError::damaged(object(), e.to_string()))?;
+    match value.get("version").and_then(serde_json::Value::as_u64) {
+        Some(version) if version == u64::from(VERSION) => Ok(()),
+        Some(version) => Err(RepoError::TooNew {
+            object: object(),
+            found: u32::try_from(version).unwrap_or(u32::MAX),
+            known: VERSION,
+        }),
+        None => Err(RepoError::damaged(object(), "it names no version")),
+    }
+}
+
 /// Writes a file that only its owner reads: whole or not at all.
 fn replace_private(path: &Path, body: &[u8]) -> std::io::Result<()> {
     use std::os::unix::fs::OpenOptionsExt;
@@ -333,12 +391,13 @@ fn replace_private(path: &Path, body: &[u8]) -> std::io::Result<()> {
     std::fs::create_dir_all(directory)?;
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(format!(".{}.tmp", std::process::id()));
-    let mut file = std::fs::File::options()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&temporary)?;
+    // Made anew, never written over: a file that lies there already may be readable by others.
+    match std::fs::remove_file(&temporary) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file =
+        std::fs::File::options().write(true).create_new(true).mode(0o600).open(&temporary)?;
     file.write_all(body)?;
     file.sync_all()?;
     std::fs::rename(&temporary, path)?;
@@ -387,14 +446,16 @@ fn open_slot(
         Err(error) => return Err(error.into()),
     };
     let damaged = |what: String| RepoError::damaged(object, what);
+    check_version(&body, || object.to_owned())?;
     let slot: SlotObject = serde_json::from_slice(&body).map_err(|e| damaged(e.to_string()))?;
-    if slot.version > 1 {
-        return Err(RepoError::TooNew { object: object.to_owned(), found: slot.version, known: 1 });
+    if slot.lifeboat != "key slot" {
+        return Err(damaged("it does not say that it is a key slot".to_owned()));
     }
     let mut keys =
         Zeroizing::new(unhex(&slot.keys).ok_or_else(|| damaged("not hexadecimal".to_owned()))?);
     let plain: &[u8] = match (slot.kind.as_str(), &slot.kdf, passphrase) {
-        ("open", None, _) => &keys,
+        ("open", None, None) => &keys,
+        ("open", None, Some(_)) => return Ok(None),
         ("passphrase", Some(kdf), Some(passphrase)) => {
             let scope = Scope::repository(repository, name);
             let seal = SealKey::new(&*kdf.derive(object, passphrase)?, &scope);

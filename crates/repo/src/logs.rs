@@ -6,8 +6,10 @@ use lifeboat_store::Key;
 use lifeboat_units::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::codec::{Compression, Compressor, Decompressor, EXTENT_BYTES_MAX, Transforms};
-use crate::crypt::{BoxKind, TAG_BYTES};
+use crate::codec::{
+    Compression, Compressor, Decompressor, EXTENT_BYTES_MAX, HEAD_BYTES, Transforms,
+};
+use crate::crypt::{BoxKind, SALT_BYTES, TAG_BYTES};
 use crate::error::RepoError;
 use crate::id::{hex, unhex};
 use crate::keys::DataKey;
@@ -42,15 +44,20 @@ impl LogPlace {
     }
 
     fn key(&self, cluster: &Cluster) -> Result<Key, RepoError> {
-        cluster.key(&self.relative())
+        let relative = self.relative();
+        // A part with a `/` in it would be an object that no listing gives back.
+        if relative.strip_prefix("wal/").and_then(Self::parse).as_ref() != Some(self) {
+            return Err(RepoError::BadName { what: "log file", name: relative });
+        }
+        cluster.key(&relative)
     }
 
     fn parse(relative: &str) -> Option<Self> {
         let mut parts = relative.split('/');
         let (system, timeline, name) = (parts.next()?, parts.next()?, parts.next()?);
-        let timeline = u32::from_str_radix(timeline, 16).ok().filter(|_| timeline.len() == 8)?;
-        let whole = parts.next().is_none();
-        whole.then(|| Self { system: system.to_owned(), timeline, name: name.to_owned() })
+        let number = u32::from_str_radix(timeline, 16).ok()?;
+        let whole = parts.next().is_none() && format!("{number:08X}") == timeline;
+        whole.then(|| Self { system: system.to_owned(), timeline: number, name: name.to_owned() })
     }
 }
 
@@ -111,6 +118,9 @@ impl Cluster {
         facts: serde_json::Value,
     ) -> Result<PushOutcome, RepoError> {
         let key = place.key(self)?;
+        if content.len() as u64 > FILE_BYTES_MAX {
+            return Err(RepoError::damaged(key.as_str(), "it is longer than a log file can be"));
+        }
         let offered = hex(&self.hasher().digest(content));
         // Asked first, because the server repeats a push whose answer it did not get.
         match self.compare_log(place, &offered) {
@@ -169,8 +179,12 @@ impl Cluster {
             archived_at,
             facts,
         };
-        let mut sealed = serde_json::to_vec(&head).expect("a head always serialises");
-        self.object_key(&relative).seal(BoxKind::LogHead, 0, &mut sealed, 0);
+        let plain = serde_json::to_vec(&head).expect("a head always serialises");
+        let mut sealed = Vec::with_capacity(SALT_BYTES + plain.len() + TAG_BYTES);
+        self.seal_single(&relative, BoxKind::LogHead, &plain, &mut sealed);
+        if sealed.len() > HEAD_BYTES_MAX {
+            return Err(RepoError::damaged(relative, "its head would be longer than heads can be"));
+        }
         let mut object = MAGIC.to_vec();
         object.extend_from_slice(&(sealed.len() as u32).to_le_bytes());
         object.extend_from_slice(&sealed);
@@ -214,16 +228,12 @@ impl Cluster {
             return Err(damaged(format!("its head claims {length} bytes")));
         }
         self.store().get_range(&key, FRONT_BYTES as u64, length, &mut buffer)?;
-        let plain = self.object_key(&place.relative()).open(
-            BoxKind::LogHead,
-            0,
-            key.as_str(),
-            &mut buffer,
-        )?;
+        let plain =
+            self.open_single(&place.relative(), BoxKind::LogHead, key.as_str(), &mut buffer)?;
         let head: LogHead = serde_json::from_slice(plain).map_err(|e| damaged(e.to_string()))?;
         let fits = head.size_bytes <= FILE_BYTES_MAX
             && head.pieces.len() as u64 == head.size_bytes.div_ceil(PIECE_BYTES as u64)
-            && head.pieces.iter().all(|p| *p as usize <= PIECE_BYTES + 64 + TAG_BYTES);
+            && head.pieces.iter().all(|p| *p as usize <= PIECE_BYTES + HEAD_BYTES + TAG_BYTES);
         if fits {
             Ok((head, (FRONT_BYTES + length) as u64))
         } else {
@@ -243,6 +253,10 @@ impl Cluster {
         let data_key = DataKey::unwrap(&wrapped, identity, key.as_str())?;
         let content_key = data_key.seal_key(&self.object_scope(&place.relative()));
         let mut decompressor = Decompressor::new(Transforms::default());
+        let pieces: u64 = head.pieces.iter().map(|length| u64::from(*length)).sum();
+        if self.store().size(&key)? != offset + pieces {
+            return Err(damaged("it is shorter or longer than its head says"));
+        }
         let mut content = Vec::with_capacity(head.size_bytes as usize);
         let (mut sealed, mut raw) = (Vec::new(), Vec::new());
         for (number, length) in head.pieces.iter().enumerate() {
@@ -257,9 +271,6 @@ impl Cluster {
             || hex(&self.hasher().digest(&content)) != head.digest
         {
             return Err(damaged("its content does not have the digest it was stored with"));
-        }
-        if self.store().size(&key)? != offset {
-            return Err(damaged("it is longer than it should be"));
         }
         Ok((head, content))
     }

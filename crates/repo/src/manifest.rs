@@ -15,6 +15,8 @@ use crate::pack::{BoxRef, PackId};
 
 /// First bytes of a manifest: name and format version.
 const MAGIC: [u8; 8] = *b"LBMANIF\x01";
+/// Most packs that a backup can refer to: 256 TiB of full ones.
+const PACKS_MAX: u64 = 1 << 24;
 /// Longest manifest after decompression, in bytes.
 const PLAIN_BYTES_MAX: usize = 256 << 20;
 
@@ -44,6 +46,22 @@ pub struct Manifest {
     pub totals: Totals,
     /// What the engine and the job know; the repository does not look into it.
     pub facts: serde_json::Value,
+}
+
+/// A 64-bit number as 16 hexadecimal digits: JSON readers lose digits of numbers above 2^53.
+mod hex64 {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(value: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{value:016x}"))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let value = u64::from_str_radix(&text, 16).ok();
+        let same = value.filter(|value| format!("{value:016x}") == text);
+        same.ok_or_else(|| serde::de::Error::custom("a digest has 16 hexadecimal digits"))
+    }
 }
 
 /// Sums over a backup.
@@ -85,6 +103,7 @@ pub struct ChunkRef {
     /// How many files it lists.
     pub files: u32,
     /// First 8 bytes of its keyed digest: tells an unchanged chunk.
+    #[serde(with = "hex64")]
     pub digest: u64,
 }
 
@@ -128,7 +147,7 @@ impl Manifest {
         key.seal(BoxKind::Manifest, 0, &mut body, MAGIC.len());
         let name = Key::new(format!("clusters/{cluster}/backups/{}", self.id))?;
         let again = Self::open(&name, body.clone(), key, self.id, cluster)?;
-        if again == *self {
+        if again == *self && body.len() as u64 <= Self::BYTES_MAX {
             Ok(body)
         } else {
             Err(RepoError::damaged(name.as_str(), "it does not read back as it was written"))
@@ -172,7 +191,36 @@ impl Manifest {
                 manifest.page_bytes
             )));
         }
+        manifest.check_packs().map_err(|what| damaged(what.to_owned()))?;
         Ok(manifest)
+    }
+
+    /// The list of packs decides what collection keeps: it must be in order, of a sane length,
+    /// and hold at least where the file table itself lies.
+    fn check_packs(&self) -> Result<(), &'static str> {
+        let mut total = 0u64;
+        for ranges in self.packs.values() {
+            let mut next = 0u64;
+            for (first, last) in ranges {
+                if u64::from(*first) < next || last < first {
+                    return Err("its list of packs is not in order");
+                }
+                next = u64::from(*last) + 2;
+                total += u64::from(last - first) + 1;
+            }
+        }
+        if total > PACKS_MAX {
+            return Err("it claims more packs than a backup can have");
+        }
+        let held = |chunk: &ChunkRef| {
+            let ranges = self.packs.get(&chunk.session).map_or(&[][..], Vec::as_slice);
+            ranges.iter().any(|(first, last)| (first..=last).contains(&&chunk.pack))
+        };
+        if self.chunks.iter().all(held) {
+            Ok(())
+        } else {
+            Err("its file table lies in a pack that it does not list")
+        }
     }
 
     /// Every pack that this backup refers to.

@@ -30,15 +30,18 @@ pub struct Sessions {
 
 impl Sessions {
     /// The number of a session in this table; added if it is new.
-    fn place(&mut self, id: BackupId) -> u64 {
+    pub(crate) fn place(&mut self, id: BackupId) -> u64 {
         *self.places.entry(id).or_insert_with(|| {
             self.list.push(id);
             (self.list.len() - 1) as u64
         })
     }
 
-    fn at(&self, place: usize) -> BackupId {
-        self.list[place]
+    /// Reads the number of a session and gives the session.
+    pub(crate) fn read(&self, reader: &mut Reader<'_>) -> Result<BackupId, RepoError> {
+        let place = reader.varint()?;
+        let id = usize::try_from(place).ok().and_then(|place| self.list.get(place));
+        id.copied().ok_or_else(|| reader.damaged("it names a session that is not in its list"))
     }
 
     /// Appends the table.
@@ -178,11 +181,16 @@ impl MapPart {
                 Source::Zero => hashes.resize(hashes.len() + run.pages as usize, ZERO_PAGE),
                 Source::Extent { .. } => {
                     let raw = reader.take(run.pages as usize * 8)?;
-                    hashes.extend(
-                        raw.as_chunks::<8>().0.iter().map(|bytes| u64::from_le_bytes(*bytes)),
-                    );
+                    let raw = raw.as_chunks::<8>().0;
+                    hashes.extend(raw.iter().map(|bytes| u64::from_le_bytes(*bytes)));
                 }
             }
+        }
+        // Only pages in no extent have the hash of zeros: a reader may go by either.
+        let zero_runs: usize =
+            runs.iter().filter(|r| r.source == Source::Zero).map(|r| r.pages as usize).sum();
+        if hashes.iter().filter(|hash| **hash == ZERO_PAGE).count() != zero_runs {
+            return Err(reader.damaged("a page in an extent has the hash of a page of zeros"));
         }
         Ok(Self { hashes, runs, extents })
     }
@@ -206,14 +214,10 @@ fn predict(last: Option<&BoxRef>) -> (i64, i64, u64) {
 fn decode_extents(reader: &mut Reader<'_>, sessions: &Sessions) -> Result<Vec<BoxRef>, RepoError> {
     let count = reader.count(6, "the number of extents")?;
     let mut extents: Vec<BoxRef> = Vec::with_capacity(count);
-    let most = (sessions.list.len() as u64).saturating_sub(1);
-    if count > 0 && sessions.list.is_empty() {
-        return Err(reader.damaged("it has extents and no session"));
-    }
     for _ in 0..count {
         let (pack, end, number) = predict(extents.last());
-        let session = sessions.at(reader.bounded(most, "a session")? as usize);
-        let sealed_by = sessions.at(reader.bounded(most, "a session")? as usize);
+        let session = sessions.read(reader)?;
+        let sealed_by = sessions.read(reader)?;
         let pack = reader.signed()?.checked_add(pack).and_then(|n| u32::try_from(n).ok());
         let offset = reader
             .signed()?
@@ -261,7 +265,12 @@ fn decode_runs(
             {
                 return Err(reader.damaged("a run lies outside of its extent"));
             }
-            expected = (index, offset + i64::from(run_pages) * i64::from(page_bytes));
+            let end = offset + i64::from(run_pages) * i64::from(page_bytes);
+            // The last page may be the short end of a file; it begins in the extent all the same.
+            if end - i64::from(page_bytes) >= EXTENT_BYTES_MAX as i64 {
+                return Err(reader.damaged("a run leads out of its extent"));
+            }
+            expected = (index, end);
             Source::Extent { index: index as u32, offset: offset as u32 }
         };
         if run_pages == 0 {

@@ -7,6 +7,7 @@ use lifeboat_store::Key;
 use crate::crypt::{BoxKind, SealKey, TAG_BYTES};
 use crate::error::RepoError;
 use crate::id::{BackupId, ClusterName};
+use crate::map::Sessions;
 use crate::wire::{Reader, put_varint};
 
 /// First bytes of every pack: name and format version.
@@ -16,7 +17,7 @@ pub const TAIL_BYTES: usize = 8;
 const TAIL_MARK: [u8; 4] = *b"LBPE";
 /// Packs are closed once they are this long, in bytes.
 pub const PACK_BYTES_TARGET: usize = 16 << 20;
-/// Longest pack that is read, in bytes.
+/// Longest pack that is read, in bytes. No box begins beyond.
 pub const PACK_BYTES_MAX: u64 = 64 << 20;
 
 /// Which pack: the backup that wrote it, and its number within that backup.
@@ -59,6 +60,8 @@ pub const BOX_BYTES_MAX: u32 = (2 << 20) + TAG_BYTES as u32;
 pub struct TocEntry {
     /// What the box holds.
     pub kind: BoxKind,
+    /// The session whose key sealed it.
+    pub sealed_by: BackupId,
     /// Its number in the session.
     pub number: u64,
     /// Its sealed length.
@@ -102,19 +105,23 @@ impl PackBuilder {
         write(&mut self.body);
         key.seal(kind, number, &mut self.body, offset);
         let length = (self.body.len() - offset) as u32;
-        self.toc.push(TocEntry { kind, number, length });
+        self.toc.push(TocEntry { kind, sealed_by: self.id.session, number, length });
         BoxRef { pack: self.id, offset: offset as u32, length, sealed_by: self.id.session, number }
     }
 
     /// Closes the pack: its name and whole content.
     pub fn finish(mut self, index: &SealKey) -> (PackId, Vec<u8>) {
         let at = self.body.len();
-        put_varint(&mut self.body, self.toc.len() as u64);
+        let (mut sessions, mut lines) = (Sessions::default(), Vec::new());
         for entry in &self.toc {
-            self.body.push(entry.kind as u8);
-            put_varint(&mut self.body, entry.number);
-            put_varint(&mut self.body, u64::from(entry.length));
+            lines.push(entry.kind as u8);
+            put_varint(&mut lines, sessions.place(entry.sealed_by));
+            put_varint(&mut lines, entry.number);
+            put_varint(&mut lines, u64::from(entry.length));
         }
+        sessions.encode(&mut self.body);
+        put_varint(&mut self.body, self.toc.len() as u64);
+        self.body.extend_from_slice(&lines);
         index.seal(BoxKind::PackTrailer, u64::from(self.id.number), &mut self.body, at);
         let sealed = (self.body.len() - at) as u32;
         self.body.extend_from_slice(&sealed.to_le_bytes());
@@ -127,7 +134,18 @@ impl PackBuilder {
 pub fn read_toc(id: PackId, index: &SealKey, pack: &[u8]) -> Result<Vec<TocEntry>, RepoError> {
     let object = format!("{}/{:06}", id.session, id.number);
     let damaged = |what: &str| RepoError::damaged(object.as_str(), what);
-    let body = pack.strip_prefix(&MAGIC).ok_or_else(|| damaged("it does not begin as a pack"))?;
+    let (magic, body) =
+        pack.split_first_chunk::<8>().ok_or_else(|| damaged("it does not begin as a pack"))?;
+    if magic[..7] != MAGIC[..7] {
+        return Err(damaged("it does not begin as a pack"));
+    }
+    if magic[7] != MAGIC[7] {
+        return Err(RepoError::TooNew {
+            object,
+            found: u32::from(magic[7]),
+            known: u32::from(MAGIC[7]),
+        });
+    }
     let (rest, tail) =
         body.split_last_chunk::<TAIL_BYTES>().ok_or_else(|| damaged("it is cut short"))?;
     let [a, b, c, d, mark @ ..] = *tail;
@@ -142,7 +160,8 @@ pub fn read_toc(id: PackId, index: &SealKey, pack: &[u8]) -> Result<Vec<TocEntry
     let mut toc = rest[boxes..].to_vec();
     let plain = index.open(BoxKind::PackTrailer, u64::from(id.number), &object, &mut toc)?;
     let mut reader = Reader::new(&object, plain);
-    let count = reader.count(3, "the number of boxes")?;
+    let sessions = Sessions::decode(&mut reader)?;
+    let count = reader.count(4, "the number of boxes")?;
     let mut entries = Vec::with_capacity(count);
     let mut total = 0u64;
     for _ in 0..count {
@@ -152,10 +171,11 @@ pub fn read_toc(id: PackId, index: &SealKey, pack: &[u8]) -> Result<Vec<TocEntry
             3 => BoxKind::TableChunk,
             other => return Err(damaged(&format!("it holds a box of unknown kind {other}"))),
         };
+        let sealed_by = sessions.read(&mut reader)?;
         let number = reader.varint()?;
         let length = reader.bounded(u64::from(BOX_BYTES_MAX), "the length of a box")? as u32;
         total += u64::from(length);
-        entries.push(TocEntry { kind, number, length });
+        entries.push(TocEntry { kind, sealed_by, number, length });
     }
     reader.finish()?;
     if total == boxes as u64 {

@@ -10,7 +10,7 @@ use crate::id::BackupId;
 use crate::keys::DataKey;
 use crate::manifest::{ChunkRef, Manifest};
 use crate::map::{MapPart, Run, Source, ZERO_PAGE};
-use crate::pack::{BoxRef, PackId};
+use crate::pack::{BOX_BYTES_MAX, BoxRef, PackId};
 use crate::repository::Cluster;
 use crate::table::{FileEntry, PartRef, decode_boxed_part, decode_chunk};
 
@@ -40,6 +40,9 @@ impl IndexReader {
 
     fn open_box(&self, kind: BoxKind, at: BoxRef) -> Result<(String, Vec<u8>), RepoError> {
         let object = describe(at);
+        if at.length > BOX_BYTES_MAX {
+            return Err(RepoError::damaged(object, "it claims to be longer than a box can be"));
+        }
         let mut sealed = Vec::new();
         self.cluster.store().get_range(
             &at.pack.key(self.cluster.name()),

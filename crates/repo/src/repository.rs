@@ -6,10 +6,10 @@ use lifeboat_store::{Key, Store};
 use lifeboat_units::{Entropy, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use crate::crypt::{PageHasher, Scope, SealKey};
+use crate::crypt::{BoxKind, PageHasher, Scope, SealKey};
 use crate::error::RepoError;
 use crate::id::{BackupId, ClusterName, RepositoryId};
-use crate::keys::{Keyring, Protection};
+use crate::keys::{KEY_OBJECT_BYTES_MAX, Keyring, Protection};
 use crate::manifest::Manifest;
 
 /// Format version of the repository as a whole.
@@ -19,6 +19,7 @@ const MARKER: &str = "repository.json";
 const MARKER_BYTES_MAX: u64 = 64 << 10;
 
 #[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Marker {
     lifeboat: String,
     version: u32,
@@ -51,8 +52,8 @@ impl Repository {
         }
         remove_half_made(store.as_ref())?;
         let keyring = Keyring::generate(RepositoryId::random(entropy.as_ref()), entropy.as_ref());
-        keyring.add_slot(store.as_ref(), "first", protection, entropy.as_ref())?;
-        keyring.store_recipients(store.as_ref())?;
+        let slot = keyring.put_slot(store.as_ref(), "first", protection, entropy.as_ref())?;
+        keyring.store_recipients(store.as_ref(), entropy.as_ref())?;
         let marker = Marker {
             lifeboat: "repository".to_owned(),
             version: FORMAT_VERSION,
@@ -61,6 +62,17 @@ impl Repository {
         };
         let body = serde_json::to_vec_pretty(&marker).expect("texts always serialise");
         store.put(&Key::new(MARKER)?, &body)?;
+        // Two that make a repository at once remove each other's keys as half made. Whoever put
+        // the marker must find its own keys, or data would be sealed with keys that nobody keeps.
+        let found = store.get(&slot.0, KEY_OBJECT_BYTES_MAX)?;
+        let recipients_open =
+            Keyring::assemble(store.as_ref(), keyring.repository, keyring.index.clone(), None);
+        if found != slot.1 || recipients_open.is_err() {
+            return Err(RepoError::damaged(
+                MARKER,
+                "another process made a repository here at the same time; remove it and repeat",
+            ));
+        }
         Ok(Self { store, keyring: Arc::new(keyring), entropy })
     }
 
@@ -130,7 +142,7 @@ pub fn identify(store: &dyn Store) -> Result<RepositoryId, RepoError> {
     let value: serde_json::Value =
         serde_json::from_slice(&body).map_err(|e| damaged(e.to_string()))?;
     match value.get("version").and_then(serde_json::Value::as_u64) {
-        Some(version) if version <= u64::from(FORMAT_VERSION) => {}
+        Some(version) if version == u64::from(FORMAT_VERSION) => {}
         Some(version) => {
             return Err(RepoError::TooNew {
                 object: MARKER.to_owned(),
@@ -141,6 +153,9 @@ pub fn identify(store: &dyn Store) -> Result<RepositoryId, RepoError> {
         None => return Err(damaged("it names no version".to_owned())),
     }
     let marker: Marker = serde_json::from_value(value).map_err(|e| damaged(e.to_string()))?;
+    if marker.lifeboat != "repository" {
+        return Err(damaged("it does not say that it is a repository".to_owned()));
+    }
     marker.id.parse().map_err(|_| damaged("its identifier is none".to_owned()))
 }
 
@@ -206,9 +221,21 @@ impl Cluster {
         Scope::object(self.repository.keyring.repository, &self.name, name)
     }
 
-    /// The key that seals a single object.
-    pub fn object_key(&self, name: &str) -> SealKey {
-        self.repository.keyring.index.session(&self.object_scope(name))
+    /// Appends a single object's box: what is under `name` and nothing else.
+    pub(crate) fn seal_single(&self, name: &str, kind: BoxKind, plain: &[u8], out: &mut Vec<u8>) {
+        let index = &self.repository.keyring.index;
+        index.seal_single(&self.object_scope(name), kind, plain, self.repository.entropy(), out);
+    }
+
+    /// Opens a single object's box in place.
+    pub(crate) fn open_single<'a>(
+        &self,
+        name: &str,
+        kind: BoxKind,
+        object: &str,
+        sealed: &'a mut [u8],
+    ) -> Result<&'a mut [u8], RepoError> {
+        self.repository.keyring.index.open_single(&self.object_scope(name), kind, object, sealed)
     }
 
     /// Identifiers of all listed backups, oldest first.

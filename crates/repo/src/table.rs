@@ -232,7 +232,8 @@ fn decode_file(
     if count > reader.remaining() as u64 {
         return Err(reader.damaged("a file has more map parts than there is room for"));
     }
-    let mut parts = Vec::with_capacity(count as usize);
+    // A reference is much larger here than there: space is taken as they come.
+    let mut parts = Vec::new();
     let pages = size_bytes.div_ceil(u64::from(page_bytes));
     for number in 0..count {
         let part = decode_part_ref(reader, page_bytes, sessions)?;
@@ -264,7 +265,12 @@ fn decode_part_ref(
                 return Err(reader.damaged("a reference is out of bounds"));
             }
             let used = MapPart::decode(reader, page_bytes, sessions)?;
-            Ok(PartRef::Boxed { at, packs: used.packs() })
+            let packs = used.packs();
+            // In order and each once, as written: nothing was hidden between them.
+            if one.pages() > 0 || used.pages() > 0 || packs.len() != used.extents.len() {
+                return Err(reader.damaged("a reference holds what is none of its business"));
+            }
+            Ok(PartRef::Boxed { at, packs })
         }
         other => Err(reader.damaged(format!("a map part of unknown kind {other}"))),
     }

@@ -77,6 +77,9 @@ impl<'a> Reader<'a> {
                 break;
             }
             value |= bits << shift;
+            if byte == 0 && shift > 0 {
+                return Err(self.damaged("a number is longer than it need be"));
+            }
             if byte & 0x80 == 0 {
                 return Ok(value);
             }
@@ -156,6 +159,7 @@ mod tests {
         let too_large = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x02];
         assert!(Reader::new("x", &too_large).varint().is_err());
         assert!(Reader::new("x", &[0x80]).varint().is_err());
+        assert!(Reader::new("x", &[0x81, 0x00]).varint().is_err(), "one number, one form");
     }
 
     #[test]

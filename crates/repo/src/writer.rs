@@ -9,15 +9,17 @@ use lifeboat_store::Batch;
 use lifeboat_units::ByteCount;
 
 use crate::codec::{Compression, Compressor, EXTENT_BYTES_MAX, Transforms};
-use crate::crypt::{BoxKind, PageHasher, SealKey};
+use crate::crypt::{BoxKind, PageHasher, SealKey, TAG_BYTES};
 use crate::error::RepoError;
 use crate::id::BackupId;
 use crate::keys::DataKey;
 use crate::manifest::Manifest;
 use crate::map::{MapPart, Run, Source, ZERO_PAGE, page_hash};
-use crate::pack::{BoxRef, PACK_BYTES_TARGET, PackBuilder, PackId};
+use crate::pack::{BOX_BYTES_MAX, BoxRef, PACK_BYTES_TARGET, PackBuilder, PackId};
 use crate::repository::Cluster;
-use crate::table::{FileEntry, INLINE_BYTES_MAX, PartRef, encode_boxed_part};
+use crate::table::{
+    FileEntry, INLINE_BYTES_MAX, PartRef, decode_boxed_part, decode_chunk, encode_boxed_part,
+};
 
 /// Pages in one extent of a first backup.
 pub const EXTENT_PAGES: u32 = 32;
@@ -110,7 +112,20 @@ impl BackupWriter {
     }
 
     /// Stores a map part or a chunk of the file table.
+    ///
+    /// Errors: [`RepoError::Damaged`] when no reader would accept it. It is decoded first, so
+    /// that what cannot be read never becomes durable.
     pub fn put_index(&self, kind: BoxKind, plain: &[u8]) -> Result<BoxRef, RepoError> {
+        let object = "an index object that is to be stored";
+        if plain.len() + TAG_BYTES > BOX_BYTES_MAX as usize {
+            let what = format!("it has {} bytes, more than a box can hold", plain.len());
+            return Err(RepoError::damaged(object, what));
+        }
+        match kind {
+            BoxKind::MapPart => decode_boxed_part(object, plain, self.page_bytes).map(drop)?,
+            BoxKind::TableChunk => decode_chunk(object, plain, self.page_bytes).map(drop)?,
+            _ => return Err(RepoError::damaged(object, "it is neither a map part nor a chunk")),
+        }
         let number = self.next_blob.fetch_add(1, Ordering::Relaxed);
         let mut slot = self.index_pack.lock().unwrap_or_else(|e| e.into_inner());
         let pack = slot.get_or_insert_with(|| self.new_pack(Vec::new()));
@@ -274,6 +289,7 @@ impl ExtentWriter<'_> {
     /// larger ones. Parts come back in the order in which they are given.
     pub fn finish_parts(&mut self, parts: Vec<PartWriter>) -> Result<Vec<PartRef>, RepoError> {
         self.seal_extent()?;
+        self.compressor.next_file();
         let resolved = std::mem::take(&mut self.resolved);
         parts.into_iter().map(|part| part.finish(self.backup, &resolved)).collect()
     }
