@@ -81,6 +81,7 @@ macro_rules! commands {
 
 commands! {
     Init => init,
+    Check => check,
     Backup => backup,
     List => list,
     Show => show,

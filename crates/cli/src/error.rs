@@ -74,6 +74,9 @@ pub(crate) enum Trouble {
     /// The landing is not where the plan said.
     #[error("{0}")]
     Landing(String),
+    /// Somebody asked to stop.
+    #[error("interrupted")]
+    Interrupted,
     /// A mistake in lifeboat.
     #[error("lifeboat failed because of a mistake in itself: {0}")]
     Bug(String),
@@ -92,6 +95,7 @@ impl Explain for Trouble {
             Self::Output { .. } => "LB-CLI-008",
             Self::Demo(_) => "LB-CLI-009",
             Self::Landing(_) => "LB-CLI-010",
+            Self::Interrupted => "LB-CLI-011",
             Self::Bug(_) => "LB-CLI-099",
         })
     }
@@ -107,7 +111,7 @@ impl Explain for Trouble {
             | Self::Demo(_)
             | Self::Landing(_)
             | Self::Bug(_) => Retry::Never,
-            Self::File { .. } | Self::Output { .. } => Retry::Later,
+            Self::File { .. } | Self::Output { .. } | Self::Interrupted => Retry::Later,
         }
     }
 
@@ -135,6 +139,7 @@ impl Explain for Trouble {
             | Self::PassphrasesDiffer
             | Self::File { .. }
             | Self::Output { .. }
+            | Self::Interrupted
             | Self::Demo(_) => return None, // the message and its cause say it
         })
     }

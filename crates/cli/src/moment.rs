@@ -92,7 +92,7 @@ pub(crate) fn repeated(at: Timestamp, zone: &TimeZone) -> String {
     let fraction = if at.subsec_nanosecond() == 0 { "" } else { "%.f" };
     let local = local.strftime(&format!("%Y-%m-%d %H:%M:%S{fraction} %:z")).to_string();
     let utc = at.strftime(&format!("%Y-%m-%d %H:%M:%S{fraction}")).to_string();
-    if zone.iana_name() == Some("UTC") {
+    if matches!(name, "UTC" | "Etc/UTC") {
         format!("{utc} UTC")
     } else {
         format!("{local} ({name}) = {utc} UTC")

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use lifeboat_engine::{ClusterIdentity, Origin};
 use lifeboat_jobs::facts::BackupFacts;
 use lifeboat_postgres::live::backup::{OriginOptions, PostgresOrigin};
-use lifeboat_postgres::live::cluster::Account;
+use lifeboat_postgres::live::cluster::{Account, Binaries, Places, running_postmaster};
 use lifeboat_postgres::live::conninfo::Conninfo;
 use lifeboat_postgres::live::server::ServerFacts;
 use lifeboat_repo::repository::identify;
@@ -18,7 +18,7 @@ use lifeboat_units::{Clock, Secret};
 use serde::Serialize;
 
 use super::init_settings::{self, Setting};
-use crate::app::App;
+use crate::app::{self, App};
 use crate::config::{self, PLACES, sample};
 use crate::error::{CliError, Trouble, usage};
 use crate::exit::Outcome;
@@ -139,6 +139,22 @@ impl Server {
     }
 }
 
+impl Server {
+    /// Where the running server's programs are, when they would not be found there.
+    fn unusual_binaries(&self) -> Option<PathBuf> {
+        let major = self.identity.major;
+        let plain = Places { by_major: Vec::new(), ..app::places(None) };
+        if Binaries::find(major, &plain).is_ok() {
+            return None;
+        }
+        let server = running_postmaster(self.origin.data_directory()).ok()??;
+        let program = std::fs::read_link(format!("/proc/{}/exe", server.pid)).ok()?;
+        let given = program.parent().map(Path::to_owned);
+        let found = Binaries::find(major, &Places { given, ..plain }).ok()?;
+        Some(found.directory().to_owned())
+    }
+}
+
 /// How the keys are to be protected; `None` without encryption.
 fn passphrase(args: &Args) -> Result<Option<Secret>, CliError> {
     if args.no_encryption {
@@ -227,7 +243,9 @@ fn write_files(
         Some(path) => Some(std::path::absolute(path).map_err(files::failed("find", path))?),
         None => None,
     };
+    let binaries = server.unusual_binaries();
     let written = sample::Written {
+        binaries: binaries.as_deref().and_then(Path::to_str),
         cluster: args.name.as_str(),
         conninfo: &server.conninfo,
         url: &args.repo,

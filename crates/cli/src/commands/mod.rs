@@ -1,6 +1,9 @@
 //! One file per command: arguments, one call, one report.
 
 pub(crate) mod backup;
+pub(crate) mod check;
+pub(crate) mod check_points;
+pub(crate) mod check_settings;
 pub(crate) mod completions;
 pub(crate) mod expire;
 pub(crate) mod init;

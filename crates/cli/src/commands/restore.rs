@@ -115,6 +115,9 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<Outcome, CliError> {
     if args.dry_run {
         return Ok(Outcome::Done);
     }
+    if args.start.start {
+        restore_start::refuse_without_binaries(app, &opened, done.plan.backup)?;
+    }
     let report = restore::apply(&ports, &done.plan, &request)?;
     if !app.ui.json {
         app.ui.emit(&Written { report: &report, into: &request.into, starts: args.start.start })?;

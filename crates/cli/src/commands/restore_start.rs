@@ -4,12 +4,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use lifeboat_engine::{Engine, Landing, Lsn, RecoveryMode, StartRequest};
+use lifeboat_jobs::facts::BackupFacts;
 use lifeboat_jobs::restore::{RestorePlan, RestoreRequest, Target};
-use lifeboat_postgres::live::cluster::{Account, major_of};
+use lifeboat_postgres::live::cluster::{Account, Binaries, major_of};
 use lifeboat_postgres::live::conninfo::Endpoint;
+use lifeboat_repo::BackupId;
 use serde::Serialize;
 
-use crate::app::{App, Opened};
+use crate::app::{self, App, Opened};
 use crate::error::{CliError, Trouble};
 use crate::files;
 use crate::ui::{Page, Report};
@@ -32,6 +34,17 @@ pub(crate) struct StartArgs {
 
 /// No progress for so long is a failure.
 const PATIENCE: Duration = Duration::from_secs(300);
+
+/// Looks for the server's programs before anything is written.
+pub(crate) fn refuse_without_binaries(
+    app: &App,
+    opened: &Opened,
+    backup: BackupId,
+) -> Result<(), CliError> {
+    let facts = BackupFacts::of(&opened.cluster.manifest(backup)?)?;
+    let places = app::places(app.settings()?.binaries.clone());
+    Ok(Binaries::find(facts.identity.major, &places).map(drop)?)
+}
 
 /// Starts the server and waits.
 pub(crate) fn run(

@@ -33,6 +33,8 @@ pub(crate) struct Written<'a> {
     pub cluster: &'a str,
     /// Connection string.
     pub conninfo: &'a str,
+    /// Where the server's programs are, when they are in none of the usual places.
+    pub binaries: Option<&'a str>,
     /// Address of the repository.
     pub url: &'a str,
     /// The file that holds the passphrase.
@@ -44,11 +46,14 @@ impl Written<'_> {
     pub fn text(&self) -> String {
         let mut text = format!(
             "# lifeboat: every key is explained in `man lifeboat.toml` or docs/reference/config.md\n\
-             cluster = {}\n\n[postgres]\nconninfo = {}\n\n[repository]\nurl = {}\n",
+             cluster = {}\n\n[postgres]\nconninfo = {}\n",
             quoted(self.cluster),
             quoted(self.conninfo),
-            quoted(self.url)
         );
+        if let Some(path) = self.binaries {
+            let _ = writeln!(text, "binaries = {}", quoted(path));
+        }
+        let _ = write!(text, "\n[repository]\nurl = {}\n", quoted(self.url));
         match self.passphrase_file {
             Some(path) => {
                 let _ = writeln!(text, "passphrase-file = {}", quoted(path));
@@ -125,6 +130,7 @@ mod tests {
         let file = Path::new("/etc/lifeboat/lifeboat.toml");
         let written = Written {
             cluster: "main",
+            binaries: Some("/opt/pg/bin"),
             conninfo: "host='/run/my \\'pg\\'' user=\"x\"",
             url: "file:///srv/a%20b",
             passphrase_file: Some("/a \"b\"/c\\d"),

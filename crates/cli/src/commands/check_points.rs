@@ -1,0 +1,180 @@
+//! The points of `check`.
+
+use std::path::Path;
+
+use lifeboat_engine::{ClusterIdentity, Origin};
+use lifeboat_jobs::facts::BackupFacts;
+use lifeboat_jobs::wal;
+use lifeboat_postgres::live::backup::PostgresOrigin;
+use lifeboat_postgres::live::privileges::grants;
+use lifeboat_postgres::live::server::ServerFacts;
+use lifeboat_units::{ByteCount, Clock};
+
+use super::check::Point;
+use super::check_settings;
+use crate::app::{Access, App, Opened};
+use crate::error::CliError;
+use crate::ui::{between, seconds};
+
+/// A file system with less free space than this is as good as full.
+const SPACE_BYTES_MIN: u64 = 1 << 30;
+/// Clocks that differ by more make times of the two hosts misleading, in seconds.
+const SKEW_MAX: f64 = 5.0;
+
+/// Looks at everything; what depends on a point that failed is left out.
+pub(crate) fn all(app: &App) -> Vec<Point> {
+    let mut points = Vec::new();
+    let opened = app.open(Access::Write);
+    points.push(match &opened {
+        Ok(opened) => {
+            let cluster = opened.cluster.name();
+            Point::good(
+                "repository",
+                format!("{}, cluster {cluster}", opened.cluster.store().location()),
+            )
+        }
+        Err(_) => return vec![Point::error("repository", opened.err().expect("it is one"))],
+    });
+    let Ok(opened) = opened else { return points };
+    points.push(space("repository space", Path::new(&opened.cluster.store().location())));
+    match server(app, &opened, &mut points) {
+        Ok(()) => {}
+        Err(error) => points.push(Point::error("server", error)),
+    }
+    points.push(newest_backup(app, &opened).unwrap_or_else(|e| Point::error("newest backup", e)));
+    points
+}
+
+fn server(app: &App, opened: &Opened, points: &mut Vec<Point>) -> Result<(), CliError> {
+    let mut origin = app.origin()?;
+    let facts = ServerFacts::read(origin.session()?)?;
+    points.push(Point::good("connection", format!("as role {}", facts.role)));
+    points.push(Point::good("version", format!("PostgreSQL {}", facts.version)));
+    points.push(privileges(&facts));
+    points.push(clock(app, &facts));
+    points.extend(check_settings::points(app, &facts)?);
+    points.push(space("pg_wal space", &origin.data_directory().join("pg_wal")));
+    let identity = match origin.identity() {
+        Ok(identity) => identity,
+        Err(error) => {
+            points.push(Point::error("data directory", error));
+            return Ok(());
+        }
+    };
+    let directory = origin.data_directory().display().to_string();
+    points
+        .push(Point::good("data directory", format!("{directory}, system {}", identity.system_id)));
+    points.push(same_system(opened, &identity).unwrap_or_else(|e| Point::error("same system", e)));
+    if !facts.archives() {
+        points.push(Point::failed(
+            "WAL arrives",
+            "not tried: the server does not archive",
+            "see above",
+        ));
+        return Ok(());
+    }
+    points.push(
+        arrives(app, opened, &mut origin, &identity)
+            .unwrap_or_else(|e| Point::error("WAL arrives", e)),
+    );
+    Ok(())
+}
+
+fn privileges(facts: &ServerFacts) -> Point {
+    const NAME: &str = "privileges";
+    if facts.privileges.superuser {
+        return Point::good(NAME, "superuser; less would do, see the set-up guide");
+    }
+    if facts.privileges.suffice_for_backup() {
+        return Point::good(NAME, "the role may take backups");
+    }
+    let statements = grants(facts.major(), &facts.role);
+    Point::failed(NAME, "the role may not take backups", format!("a superuser runs:\n{statements}"))
+}
+
+fn clock(app: &App, facts: &ServerFacts) -> Point {
+    const NAME: &str = "clock";
+    let here = app.clock.now();
+    let skew = between(facts.time, here).max(between(here, facts.time));
+    let found = format!("the server's differs from this host's by {}", seconds(skew));
+    if skew > SKEW_MAX {
+        Point::failed(NAME, found, "synchronise both (chrony, systemd-timesyncd)")
+    } else {
+        Point::good(NAME, found)
+    }
+}
+
+fn space(name: &'static str, path: &Path) -> Point {
+    let stat = match rustix::fs::statvfs(path) {
+        Ok(stat) => stat,
+        Err(error) => {
+            return Point::note(name, format!("{}: {error}", path.display()), "cannot be told");
+        }
+    };
+    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+    let percent = (100 * stat.f_bavail).checked_div(stat.f_blocks).unwrap_or(0);
+    let found = format!("{} free ({percent} %)", ByteCount(free));
+    if free < SPACE_BYTES_MIN {
+        Point::failed(
+            name,
+            found,
+            format!("free space in {}, or run `lifeboat expire`", path.display()),
+        )
+    } else {
+        Point::good(name, found)
+    }
+}
+
+fn same_system(opened: &Opened, identity: &ClusterIdentity) -> Result<Point, CliError> {
+    const NAME: &str = "same system";
+    let Some(newest) = opened.cluster.backups()?.pop() else {
+        return Ok(Point::good(NAME, "no backup of another one"));
+    };
+    let known = BackupFacts::of(&opened.cluster.manifest(newest)?)?.identity;
+    if known.system_id != identity.system_id {
+        return Ok(Point::failed(
+            NAME,
+            format!("the newest backup is of system {}", known.system_id),
+            "give this server a cluster name of its own, by `lifeboat init --name`",
+        ));
+    }
+    Ok(Point::good(NAME, "the newest backup is of this system"))
+}
+
+/// The whole loop: a segment is finished, and arrives.
+fn arrives(
+    app: &App,
+    opened: &Opened,
+    origin: &mut PostgresOrigin,
+    identity: &ClusterIdentity,
+) -> Result<Point, CliError> {
+    const NAME: &str = "WAL arrives";
+    let timeout = app.settings()?.archive_timeout;
+    let began = app.clock.monotonic();
+    let segment = origin.switch_segment()?.segment;
+    if wal::wait_for(&opened.ports(app), identity.system_id, segment, timeout)? {
+        let took = (app.clock.monotonic() - began).as_secs_f64();
+        return Ok(Point::good(NAME, format!("segment {segment} in {}", seconds(took))));
+    }
+    let why =
+        origin.archiver_failure()?.unwrap_or_else(|| "the archiver tells no failure".to_owned());
+    Ok(Point::failed(
+        NAME,
+        format!("segment {segment} did not arrive in {}: {why}", seconds(timeout.as_secs_f64())),
+        "the server's log holds what archive_command printed",
+    ))
+}
+
+fn newest_backup(app: &App, opened: &Opened) -> Result<Point, CliError> {
+    const NAME: &str = "newest backup";
+    let Some(newest) = opened.cluster.backups()?.pop() else {
+        return Ok(Point::note(NAME, "none yet", "lifeboat backup"));
+    };
+    let facts = BackupFacts::of(&opened.cluster.manifest(newest)?)?;
+    let age = seconds(between(facts.stopped_at, app.clock.now()));
+    if facts.damaged_pages > 0 {
+        let found = format!("{newest}, {age} old, with {} damaged pages", facts.damaged_pages);
+        return Ok(Point::failed(NAME, found, format!("lifeboat show {newest}")));
+    }
+    Ok(Point::good(NAME, format!("{newest}, {age} old")))
+}
