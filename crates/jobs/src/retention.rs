@@ -14,6 +14,7 @@ pub mod policy;
 mod collect;
 mod logs;
 
+pub(crate) use collect::parse_pack;
 pub use apply::{Report, apply};
 pub use error::RetentionError;
 pub use plan::{Kept, LogRemoval, Plan, Removed, plan};

@@ -16,6 +16,7 @@ pub mod state;
 pub mod wait;
 
 mod place;
+pub(crate) mod reach;
 
 pub use error::{GetError, PushError, StateError};
 pub use get::{GetOutcome, GetSettings, get, get_with};

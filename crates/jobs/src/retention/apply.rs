@@ -1,11 +1,18 @@
 //! Carries a plan out.
 
-use lifeboat_repo::BackupId;
-use lifeboat_units::ByteCount;
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use lifeboat_repo::lease::RENEW_EVERY;
+use lifeboat_repo::{BackupId, Fact, Lease, Purpose, RepoError};
+use lifeboat_units::{ByteCount, Stage, Work};
 use serde::Serialize;
 
+use super::collect::{self, Events};
 use super::error::RetentionError;
-use super::plan::Plan;
+use super::logs::{affected, removals};
+use super::plan::{LogRemoval, Plan, Removed};
+use crate::inventory::{Backup, Inventory};
 use crate::ports::Ports;
 
 /// What retention did.
@@ -34,7 +41,135 @@ pub struct Report {
 }
 
 /// Carries a plan out, under the cluster's lease.
+///
+/// What is there is read anew under the lease and planned for once more: only what both plans let
+/// go goes, so that nothing is removed on the strength of an old listing.
+///
+/// Order, so that a crash at any point harms nothing and the next run goes on: for each backup the
+/// journal, then its manifest; then packs to which no remaining manifest refers; then WAL, the
+/// journal first and the oldest file first; then old events and temporaries.
 pub fn apply(ports: &Ports<'_>, plan: &Plan) -> Result<Report, RetentionError> {
-    let _ = (ports, plan);
-    todo!()
+    let mut held = Held::acquire(ports)?;
+    let inventory = Inventory::load(ports.cluster, ports.engine)?;
+    let fresh = super::plan::plan(&inventory, &plan.policy, plan.at);
+    let mut report = Report { notes: fresh.notes.clone(), ..Report::default() };
+    let agreed = agree(plan, &fresh, &mut report);
+    ports.progress.stage(Stage::Collecting, None);
+    for removed in agreed {
+        held.keep()?;
+        remove_backup(ports, removed)?;
+        report.removed.push(removed.backup);
+    }
+    let events = Events::read(ports)?;
+    collect::packs(ports, &mut held, plan, &events, &mut report)?;
+    remove_logs(ports, &mut held, &inventory, plan, &mut report)?;
+    collect::events(ports, &mut held, &events, &mut report)?;
+    let prefix = format!("clusters/{}/", ports.cluster.name());
+    held.keep()?;
+    let swept = ports.cluster.store().sweep_temporaries(&prefix, plan.policy.grace);
+    report.temporaries = swept.map_err(RepoError::from)?;
+    held.release()?;
+    Ok(report)
+}
+
+/// What both plans let go. What only the older one let go is noted.
+fn agree<'a>(plan: &'a Plan, fresh: &Plan, report: &mut Report) -> Vec<&'a Removed> {
+    let goes = |id: BackupId| fresh.remove.iter().any(|r| r.backup == id);
+    let stays = |id: BackupId| fresh.keep.iter().any(|k| k.backup == id);
+    for removed in plan.remove.iter().filter(|r| stays(r.backup)) {
+        report.skipped.push(removed.backup);
+        report.notes.push(format!(
+            "{} was to go and stays: what is there changed since the plan was made",
+            removed.backup
+        ));
+    }
+    plan.remove.iter().filter(|r| goes(r.backup)).collect()
+}
+
+fn remove_backup(ports: &Ports<'_>, removed: &Removed) -> Result<(), RetentionError> {
+    let id = removed.backup;
+    let reason = removed.reason.words().to_owned();
+    // The journal first: a manifest that is gone without a word counts as lost.
+    ports.cluster.record(ports.clock.now(), Fact::BackupRemoved { id, reason })?;
+    let manifest = ports.cluster.manifest_key(id)?;
+    ports.cluster.store().delete(&manifest).map_err(RepoError::from)?;
+    ports.progress.advance(Work::Files(1));
+    Ok(())
+}
+
+fn remove_logs(
+    ports: &Ports<'_>,
+    held: &mut Held<'_, '_>,
+    inventory: &Inventory,
+    plan: &Plan,
+    report: &mut Report,
+) -> Result<(), RetentionError> {
+    if inventory.unreadable.iter().any(|u| u.backup().is_some()) {
+        return Ok(()); // what that backup needs is not known
+    }
+    // What is needed by the backups that are there now, whatever the plan knew of them.
+    let ids = inventory.backups.iter().map(Backup::id);
+    let remaining: BTreeSet<BackupId> = ids.filter(|id| !report.removed.contains(id)).collect();
+    let unneeded = removals(inventory, &remaining);
+    for planned in &plan.logs {
+        let of_it = |l: &&LogRemoval| (l.system, l.timeline) == (planned.system, planned.timeline);
+        let Some(now) = unneeded.iter().find(of_it) else { continue };
+        let before = planned.before.min(now.before);
+        let files = affected(&inventory.logs, planned.system, planned.timeline, before);
+        if files.is_empty() {
+            continue;
+        }
+        held.prove()?;
+        let fact = Fact::LogRemoved {
+            system: planned.system.to_string(),
+            timeline: planned.timeline.0,
+            before: before.to_string(),
+        };
+        ports.cluster.record(ports.clock.now(), fact)?;
+        for log in files {
+            held.keep()?;
+            ports.cluster.remove_log(&log.place)?;
+            report.logs += 1;
+            report.logs_bytes += ByteCount(log.stored_bytes);
+            ports.progress.advance(Work::Files(1));
+        }
+    }
+    Ok(())
+}
+
+/// The lease, renewed as the work goes on.
+pub(super) struct Held<'p, 'a> {
+    ports: &'p Ports<'a>,
+    lease: Lease,
+    renewed: Duration,
+}
+
+impl<'p, 'a> Held<'p, 'a> {
+    fn acquire(ports: &'p Ports<'a>) -> Result<Self, RetentionError> {
+        let lease = Lease::acquire(ports.cluster, Purpose::Expire, ports.clock)?;
+        Ok(Self { ports, lease, renewed: ports.clock.monotonic() })
+    }
+
+    /// Between two steps: renews the lease when it is due, and stops when asked to.
+    pub(super) fn keep(&mut self) -> Result<(), RetentionError> {
+        if self.ports.cancel.is_cancelled() {
+            return Err(RetentionError::Cancelled);
+        }
+        let now = self.ports.clock.monotonic();
+        if now.saturating_sub(self.renewed) >= RENEW_EVERY {
+            self.lease.renew(self.ports.clock)?;
+            self.renewed = now;
+        }
+        Ok(())
+    }
+
+    /// Before a row of deletions: proves that the lease is held still.
+    pub(super) fn prove(&mut self) -> Result<(), RetentionError> {
+        self.keep()?;
+        Ok(self.lease.check()?)
+    }
+
+    fn release(self) -> Result<(), RetentionError> {
+        Ok(self.lease.release()?)
+    }
 }

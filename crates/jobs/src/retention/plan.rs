@@ -1,12 +1,16 @@
 //! Decides what goes and what stays, from facts alone: no clock, no I/O.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
 use lifeboat_engine::{SegmentName, SystemId, TimelineId};
 use lifeboat_repo::BackupId;
 use lifeboat_units::{ByteCount, Timestamp};
 use serde::Serialize;
 
+use super::logs::removals;
 use super::policy::{KeepReason, Policy, RemoveReason};
-use crate::inventory::Inventory;
+use crate::inventory::{Backup, Inventory, Unreadable};
 
 /// What retention would do and why. Printed as it is by `--dry-run`; the only input of
 /// [`super::apply()`].
@@ -67,7 +71,129 @@ impl Plan {
 }
 
 /// Decides what goes and what stays.
+///
+/// - `keep_count`: from the newest back until so many good backups were met.
+/// - `keep_window`: from the newest back until a good one was met that ended before the window and
+///   lies in the past of its system's newest backup: from it the window's first moments are
+///   reached.
+/// - A backup with damaged pages is no good one: it takes no other's place.
+/// - While a listed backup cannot be read, no WAL goes: what that backup needs is not known.
 pub fn plan(inventory: &Inventory, policy: &Policy, now: Timestamp) -> Plan {
-    let _ = (inventory, policy, now);
-    todo!()
+    let mut reasons: BTreeMap<BackupId, BTreeSet<KeepReason>> = BTreeMap::new();
+    let mut keep = |backup: &Backup, reason| {
+        reasons.entry(backup.id()).or_default().insert(reason);
+    };
+    let newest_first = || inventory.backups.iter().rev();
+    if !policy.has_rule() {
+        newest_first().for_each(|backup| keep(backup, KeepReason::NoRule));
+    }
+    newest_first()
+        .filter(|b| policy.holds.contains(&b.id()))
+        .for_each(|backup| keep(backup, KeepReason::Held));
+    if let Some(count) = policy.keep_count {
+        keep_by_count(inventory, count, &mut keep);
+    }
+    if let Some(window) = policy.keep_window {
+        keep_by_window(inventory, window, now, &mut keep);
+    }
+    match newest_first().find(|b| is_good(b)) {
+        Some(backup) => keep(backup, KeepReason::LastGood),
+        // None is good: the damaged ones are all there is.
+        None => newest_first().for_each(|backup| keep(backup, KeepReason::Damaged)),
+    }
+    let kept: BTreeSet<BackupId> = reasons.keys().copied().collect();
+    let unreadable = inventory.unreadable.iter().any(|u| u.backup().is_some());
+    Plan {
+        policy: policy.clone(),
+        at: now,
+        remove: removed(inventory, policy, &kept),
+        logs: if unreadable || !policy.has_rule() {
+            Vec::new()
+        } else {
+            removals(inventory, &kept)
+        },
+        keep: reasons
+            .into_iter()
+            .map(|(backup, reasons)| Kept { backup, reasons: reasons.into_iter().collect() })
+            .collect(),
+        notes: notes(inventory),
+    }
+}
+
+fn is_good(backup: &Backup) -> bool {
+    backup.facts.damaged_pages == 0
+}
+
+fn keep_by_count(inventory: &Inventory, count: u32, keep: &mut impl FnMut(&Backup, KeepReason)) {
+    let mut good = 0;
+    for backup in inventory.backups.iter().rev() {
+        if is_good(backup) {
+            keep(backup, KeepReason::Count);
+            good += 1;
+        } else {
+            keep(backup, KeepReason::Damaged);
+        }
+        if good >= count.max(1) {
+            return;
+        }
+    }
+}
+
+fn keep_by_window(
+    inventory: &Inventory,
+    window: Duration,
+    now: Timestamp,
+    keep: &mut impl FnMut(&Backup, KeepReason),
+) {
+    let begins = now.checked_sub(window).unwrap_or(Timestamp::MIN);
+    for backup in inventory.backups.iter().rev() {
+        let within = backup.facts.stopped_at >= begins;
+        match (is_good(backup), within) {
+            (true, true) => keep(backup, KeepReason::Window),
+            (true, false) => keep(backup, KeepReason::WindowStart),
+            (false, _) => keep(backup, KeepReason::Damaged),
+        }
+        if is_good(backup) && !within && leads_to_newest(inventory, backup) {
+            return;
+        }
+    }
+}
+
+/// Whether the newest backup of the same system lies on a timeline that recovery from this one
+/// can follow. A backup on a branch that was given up does not open the window's first moments.
+fn leads_to_newest(inventory: &Inventory, backup: &Backup) -> bool {
+    let system = backup.facts.identity.system_id;
+    let same = |b: &&Backup| b.facts.identity.system_id == system;
+    let Some(newest) = inventory.backups.iter().rev().find(same) else { return true };
+    let timeline = newest.facts.timeline;
+    let past = inventory.timelines.get(&(system, timeline)).and_then(|t| t.ancestry.as_ref());
+    match past {
+        Some(past) => past.contains(backup.facts.timeline, backup.facts.stop_lsn),
+        None => backup.facts.timeline == timeline,
+    }
+}
+
+fn removed(inventory: &Inventory, policy: &Policy, kept: &BTreeSet<BackupId>) -> Vec<Removed> {
+    let reason = match (policy.keep_count, policy.keep_window) {
+        (Some(_), Some(_)) => RemoveReason::CountAndWindow,
+        (None, Some(_)) => RemoveReason::Window,
+        (_, None) => RemoveReason::Count,
+    };
+    let goes = |b: &&Backup| !kept.contains(&b.id());
+    let removed = |b: &Backup| Removed { backup: b.id(), reason };
+    inventory.backups.iter().filter(goes).map(removed).collect()
+}
+
+fn notes(inventory: &Inventory) -> Vec<String> {
+    let blocked = |unreadable: &Unreadable| {
+        let Unreadable { object, why } = unreadable;
+        match unreadable.backup() {
+            Some(_) => format!(
+                "backup {object} cannot be read ({why}); until it can, no \
+                 WAL and no pack goes"
+            ),
+            None => format!("{object} cannot be read ({why})"),
+        }
+    };
+    inventory.unreadable.iter().map(blocked).collect()
 }

@@ -1,11 +1,12 @@
 //! What WAL is there, and which moments it reaches.
 
-use lifeboat_engine::{Lsn, SegmentName, SegmentNo, SystemId, TimelineId};
-use lifeboat_repo::BackupId;
+use lifeboat_engine::{Ancestry, LogFile, Lsn, SegmentName, SegmentNo, SystemId, TimelineId};
+use lifeboat_repo::{BackupId, LogPlace};
 use lifeboat_units::{ByteCount, Timestamp};
 use serde::Serialize;
 
-use crate::inventory::{Inventory, InventoryError, SegmentRange, Unreadable};
+use super::reach::{lies_on, reaches};
+use crate::inventory::{Backup, Inventory, InventoryError, SegmentRange, Timeline, Unreadable};
 use crate::ports::Ports;
 
 /// The archived WAL of a cluster, and what it reaches.
@@ -104,6 +105,134 @@ pub struct Window {
 
 /// Says what WAL of a cluster is there, and which moments it reaches.
 pub fn list(ports: &Ports<'_>) -> Result<WalReport, InventoryError> {
-    let _ = ports;
-    todo!()
+    let inventory = Inventory::load(ports.cluster, ports.engine)?;
+    Ok(report(ports.cluster.name().as_str(), &inventory))
+}
+
+/// The report of an inventory that was read.
+pub fn report(cluster: &str, inventory: &Inventory) -> WalReport {
+    let mut systems: Vec<SystemWal> = Vec::new();
+    for timeline in inventory.timelines.values() {
+        let wal = describe(inventory, timeline);
+        match systems.last_mut() {
+            Some(last) if last.system == timeline.system => last.timelines.push(wal),
+            _ => systems.push(SystemWal { system: timeline.system, timelines: vec![wal] }),
+        }
+    }
+    WalReport {
+        cluster: cluster.to_owned(),
+        systems,
+        windows: windows(inventory),
+        unreadable: inventory.unreadable.clone(),
+    }
+}
+
+fn describe(inventory: &Inventory, timeline: &Timeline) -> TimelineWal {
+    let ranges = timeline.ranges();
+    let newest = inventory.newest_logs.get(&(timeline.system, timeline.timeline));
+    let ancestry = timeline.ancestry.as_ref();
+    TimelineWal {
+        timeline: timeline.timeline,
+        segment_bytes: ByteCount(timeline.segment_size.bytes()),
+        segments: timeline.segments.len() as u64,
+        stored_bytes: timeline.segments.values().copied().map(ByteCount).sum(),
+        gaps: gaps(timeline),
+        ranges,
+        partials: timeline
+            .partials
+            .iter()
+            .map(|n| format!("{}.partial", timeline.name(*n)))
+            .collect(),
+        history: history(inventory, timeline),
+        parent: ancestry.and_then(|a| a.ancestors.last()).map(|a| (a.timeline, a.left_at)),
+        last_commit: newest.and_then(|n| n.last_commit),
+        archived_at: newest.map(|n| n.archived_at),
+    }
+}
+
+/// What is missing between the segments of a timeline.
+pub(crate) fn gaps(timeline: &Timeline) -> Vec<Gap> {
+    let mut gaps = Vec::new();
+    let mut last: Option<SegmentNo> = None;
+    for number in timeline.segments.keys() {
+        if let Some(last) = last
+            && last.next() < *number
+        {
+            gaps.push(Gap {
+                first: timeline.name(last.next()),
+                last: timeline.name(SegmentNo(number.0 - 1)),
+                segments: number.0 - last.0 - 1,
+            });
+        }
+        last = Some(*number);
+    }
+    gaps
+}
+
+/// Whether the history file is there; told by its name, for a host that cannot read it.
+pub(crate) fn history(inventory: &Inventory, timeline: &Timeline) -> HistoryState {
+    let id = timeline.timeline;
+    let system = timeline.system.to_string();
+    let is_it =
+        |place: &LogPlace| place.system == system && place.name.parse() == Ok(LogFile::History(id));
+    if id.0 <= 1 {
+        HistoryState::NotNeeded
+    } else if inventory.logs.iter().any(|log| is_it(&log.place)) {
+        HistoryState::Present
+    } else {
+        HistoryState::Missing
+    }
+}
+
+/// Stretches that can be restored to: one for every run of backups between which no WAL is
+/// missing, along every timeline.
+fn windows(inventory: &Inventory) -> Vec<Window> {
+    let mut windows: Vec<Window> = Vec::new();
+    for timeline in inventory.timelines.values() {
+        let Some(ancestry) = &timeline.ancestry else { continue };
+        let mut here: Vec<Window> = Vec::new();
+        for backup in inventory.backups.iter().filter(|b| lies_on(b, timeline, ancestry)) {
+            let Some(window) = window(inventory, timeline, ancestry, backup) else { continue };
+            match here.iter_mut().find(|w| w.to == window.to) {
+                // What reaches the same end is one stretch: it begins at the earliest backup.
+                Some(known) => {
+                    known.backups += 1;
+                    if window.from < known.from {
+                        *known = Window { backups: known.backups, ..window };
+                    }
+                }
+                None => here.push(window),
+            }
+        }
+        windows.extend(here);
+    }
+    windows
+}
+
+fn window(
+    inventory: &Inventory,
+    timeline: &Timeline,
+    ancestry: &Ancestry,
+    backup: &Backup,
+) -> Option<Window> {
+    let last = reaches(inventory, backup, ancestry)?;
+    let size = backup.facts.identity.log_segment;
+    let to = last.end(size);
+    // A stretch that ends before this timeline begins is shown with the ancestor.
+    let begins = ancestry.ancestors.last().map(|a| a.left_at);
+    if begins.is_some_and(|begins| to <= begins) {
+        return None;
+    }
+    let newest = timeline.segments.last_key_value().map(|(number, _)| *number);
+    let noted = inventory.newest_logs.get(&(timeline.system, timeline.timeline));
+    Some(Window {
+        system: timeline.system,
+        timeline: timeline.timeline,
+        backup: backup.id(),
+        backups: 1,
+        from: backup.facts.stop_lsn,
+        from_at: backup.facts.stopped_at,
+        to,
+        to_at: noted.filter(|_| newest == Some(last)).and_then(|n| n.last_commit),
+    })
 }
