@@ -1,0 +1,108 @@
+//! Continuous inserts, a server that is killed at random, backups meanwhile; then restores to
+//! many moments by time, LSN, transaction and name. Exactly the rows committed before each moment
+//! are there.
+
+use std::time::Duration;
+
+use lifeboat_testkit::scratch::{self, ScratchServer};
+use lifeboat_trials::writers::{Mark, Writers, assert_rows_before};
+use lifeboat_trials::{Lab, Restored};
+
+/// A moment, and how it is asked for.
+struct Moment {
+    mark: Mark,
+    arguments: [String; 2],
+}
+
+fn moment(flag: &str, (mark, value): (Mark, String)) -> Moment {
+    Moment { mark, arguments: [flag.to_owned(), value] }
+}
+
+/// Marks a moment of each kind.
+fn mark_all(server: &ScratchServer, writers: &Writers, name: &str, moments: &mut Vec<Moment>) {
+    let time = "SELECT clock_timestamp() AT TIME ZONE 'UTC' || 'Z'";
+    moments.push(moment("--to-time", writers.mark(|| server.value(time))));
+    std::thread::sleep(Duration::from_millis(50));
+    let lsn = "SELECT pg_current_wal_insert_lsn()";
+    moments.push(moment("--to-lsn", writers.mark(|| server.value(lsn))));
+    std::thread::sleep(Duration::from_millis(50));
+    let xid = "SELECT (pg_current_xact_id()::text::numeric % 4294967296)::bigint";
+    moments.push(moment("--to-xid", writers.mark(|| server.value(xid))));
+    std::thread::sleep(Duration::from_millis(50));
+    let point = format!("SELECT pg_create_restore_point('{name}')");
+    let (mark, _) = writers.mark(|| server.value(&point));
+    moments.push(moment("--to-name", (mark, name.to_owned())));
+    std::thread::sleep(Duration::from_millis(50));
+}
+
+fn ids(restored: &Restored<'_>) -> Vec<u64> {
+    let rows = restored.query("SELECT id FROM journal");
+    rows.iter().map(|id| id.parse().expect("ids are numbers")).collect()
+}
+
+fn any_moment_comes_back(major: u32) {
+    let builder = ScratchServer::of(major).setting("checkpoint_timeout", "30s");
+    let lab = match Lab::start(builder) {
+        Ok(lab) => lab,
+        Err(reason) => return scratch::skip(&format!("any_moment_comes_back_{major}"), &reason),
+    };
+    let server = &lab.server;
+    let writers = Writers::start(server, 3);
+    let mut moments = Vec::new();
+    std::thread::sleep(Duration::from_millis(300));
+    for round in 0..4 {
+        let mut backup = lab.spawn(&["backup"]);
+        if round == 2 {
+            // The server dies in the middle of a backup: that backup fails, nothing else does.
+            std::thread::sleep(Duration::from_millis(400));
+            server.kill_9();
+            server.start();
+            let _ = backup.wait();
+            lab.backup();
+        } else {
+            assert!(backup.wait().expect("the backup ends").success(), "backup {round}");
+        }
+        mark_all(server, &writers, &format!("point {round}"), &mut moments);
+        if round == 1 {
+            server.kill_9();
+            server.start();
+            mark_all(server, &writers, "after the crash", &mut moments);
+        }
+        server.execute("DELETE FROM journal WHERE false; ANALYZE journal");
+    }
+    std::thread::sleep(Duration::from_millis(200));
+    let log = writers.stop();
+    let everything = server.query("SELECT id FROM journal").len();
+    let original = lifeboat_trials::restored::dump(server, &server.socket_directory());
+    lab.archive_all();
+    assert!(log.len() > 500, "only {} rows were written", log.len());
+
+    for (number, moment) in moments.iter().enumerate() {
+        let [flag, value] = &moment.arguments;
+        let restored = Restored::start(&lab, &format!("r{number}"), &[flag, value]);
+        let what = format!("PostgreSQL {major} {flag} {value}");
+        assert_rows_before(moment.mark, &log, &ids(&restored), &what);
+        restored.check_and_stop();
+    }
+
+    let latest = Restored::start(&lab, "latest", &["--latest"]);
+    assert_eq!(ids(&latest).len(), everything, "latest has every row");
+    assert!(latest.dump() == original, "the dumps of the origin and of its copy differ");
+    latest.check_and_stop();
+    lab.run(&["verify"]).ok();
+}
+
+#[test]
+fn any_moment_comes_back_15() {
+    any_moment_comes_back(15);
+}
+
+#[test]
+fn any_moment_comes_back_17() {
+    any_moment_comes_back(17);
+}
+
+#[test]
+fn any_moment_comes_back_18() {
+    any_moment_comes_back(18);
+}
