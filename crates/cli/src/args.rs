@@ -37,14 +37,8 @@ pub(crate) struct Cli {
 #[derive(clap::Args, Debug, Clone)]
 #[command(next_help_heading = "For all commands")]
 pub(crate) struct Global {
-    /// The configuration [default: ./lifeboat.toml, then /etc/lifeboat/lifeboat.toml]
-    #[arg(
-        long,
-        global = true,
-        value_name = "FILE",
-        env = "LIFEBOAT_CONFIG",
-        hide_env_values = true
-    )]
+    /// The configuration [default: LIFEBOAT_CONFIG, ./lifeboat.toml, /etc/lifeboat/lifeboat.toml]
+    #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Override a key of the configuration, such as repository.compression=zstd:3
     #[arg(long, global = true, value_name = "KEY=VALUE")]
@@ -90,5 +84,8 @@ commands! {
     Verify => verify,
     Expire => expire,
     Key => key,
+    Demo => demo,
     Completions => completions,
+    #[command(hide = true)]
+    Docs => docs,
 }

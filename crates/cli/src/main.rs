@@ -6,6 +6,7 @@
 //! | [`commands`] | one file per command |
 //! | [`config`] | `lifeboat.toml` |
 //! | [`app`] | what commands share: settings, repository, keys, engine |
+//! | [`reference`] | the reference pages, generated |
 //! | [`ui`], [`progress`] | output |
 //! | [`moment`] | times as people write them |
 //! | [`secrets`] | where the passphrase comes from |
@@ -22,6 +23,7 @@ mod exit;
 mod files;
 mod moment;
 mod progress;
+mod reference;
 mod secrets;
 mod server_commands;
 mod ui;

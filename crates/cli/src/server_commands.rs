@@ -52,7 +52,7 @@ impl ServerCommands {
 }
 
 /// A word for the shell; `%` is doubled because the server looks for it first.
-fn word(text: &str) -> String {
+pub(crate) fn word(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=:,@".contains(c);
     let quoted = if text.chars().all(plain) { text.to_owned() } else { shell_quote(text) };
     quoted.replace('%', "%%")

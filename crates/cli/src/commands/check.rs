@@ -18,7 +18,7 @@ use crate::ui::{Page, Report};
 pub(crate) struct Args {}
 
 pub(crate) fn run(app: &App, _args: &Args) -> Result<Outcome, CliError> {
-    app.settings()?; // without a configuration there is nothing to check
+    app.settings()?.url()?; // without a configuration there is nothing to check
     let checked = Checked { points: check_points::all(app) };
     app.ui.emit(&checked)?;
     let failed = checked.points.iter().any(|point| point.state == State::Failed);

@@ -104,7 +104,9 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<Outcome, CliError> {
 /// Where the configuration goes.
 fn place(app: &App) -> Result<PathBuf, CliError> {
     let default = if Account::own().uid == 0 { PLACES[1] } else { PLACES[0] };
-    let path = app.global.config.clone().unwrap_or_else(|| PathBuf::from(default));
+    let named = app.global.config.clone();
+    let named = named.or_else(|| config::variable(config::CONFIG_VARIABLE).map(PathBuf::from));
+    let path = named.unwrap_or_else(|| PathBuf::from(default));
     Ok(std::path::absolute(&path).map_err(files::failed("find", &path))?)
 }
 

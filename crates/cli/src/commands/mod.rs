@@ -5,6 +5,8 @@ pub(crate) mod check;
 pub(crate) mod check_points;
 pub(crate) mod check_settings;
 pub(crate) mod completions;
+pub(crate) mod demo;
+pub(crate) mod docs;
 pub(crate) mod expire;
 pub(crate) mod init;
 pub(crate) mod init_settings;

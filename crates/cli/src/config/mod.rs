@@ -59,12 +59,7 @@ pub(crate) fn load(flag: Option<&Path>, sets: &[String]) -> Result<Settings, Con
         None => Raw::default(),
     };
     sets.iter().try_for_each(|assignment| raw.set(assignment))?;
-    let settings = match &file {
-        Some(path) => Settings::check(&raw, path)?,
-        None => Settings::check(&raw, &std::path::absolute(PLACES[0]).unwrap_or_default())?,
-    };
-    if file.is_none() && settings.url.is_none() {
-        return Err(ConfigError::Missing { looked: PLACES.map(str::to_owned).to_vec() });
-    }
-    Ok(settings)
+    // Whoever needs more than defaults asks for the repository's address, and is told then.
+    let place = std::path::absolute(PLACES[0]).unwrap_or_default();
+    Settings::check(&raw, file.as_deref().unwrap_or(&place), file.is_some())
 }

@@ -117,7 +117,7 @@ mod tests {
             })
             .collect();
         for text in [commented, all.clone()] {
-            Settings::check(&Raw::parse(&text, file).unwrap(), file).unwrap();
+            Settings::check(&Raw::parse(&text, file).unwrap(), file, true).unwrap();
         }
         let raw = Raw::parse(&all, file).unwrap();
         for key in keys::ALL {
@@ -135,7 +135,8 @@ mod tests {
             url: "file:///srv/a%20b",
             passphrase_file: Some("/a \"b\"/c\\d"),
         };
-        let settings = Settings::check(&Raw::parse(&written.text(), file).unwrap(), file).unwrap();
+        let settings =
+            Settings::check(&Raw::parse(&written.text(), file).unwrap(), file, true).unwrap();
         assert_eq!(settings.conninfo, written.conninfo);
         assert_eq!(settings.url.as_deref(), Some(written.url));
         assert_eq!(settings.passphrase_file.as_deref(), written.passphrase_file.map(Path::new));

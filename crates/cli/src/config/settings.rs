@@ -6,6 +6,7 @@ use std::time::Duration;
 use jiff::{Span, SpanRelativeTo};
 use lifeboat_repo::{ClusterName, Compression};
 
+use super::PLACES;
 use super::error::ConfigError;
 use super::keys::{self, Key};
 use super::raw::{Origin, Raw, Written};
@@ -15,6 +16,8 @@ use super::raw::{Origin, Raw, Written};
 pub(crate) struct Settings {
     /// The file, absolute; a place where it could be when everything came by `--set`.
     pub file: PathBuf,
+    /// Whether there is a file.
+    found: bool,
     /// Name of the cluster.
     pub cluster: ClusterName,
     /// How to connect; empty leaves all to the environment.
@@ -47,7 +50,7 @@ pub(crate) struct Settings {
 
 impl Settings {
     /// Checks what was written. `file` is absolute; relative paths in it start at its directory.
-    pub fn check(raw: &Raw, file: &Path) -> Result<Self, ConfigError> {
+    pub fn check(raw: &Raw, file: &Path, found: bool) -> Result<Self, ConfigError> {
         let directory = file.parent().unwrap_or(Path::new("/"));
         let text = |key: &Key| raw.get(key).map(|written| written.text.clone());
         let path = |key: &Key| raw.get(key).map(|written| located(written, directory));
@@ -55,6 +58,7 @@ impl Settings {
         let jobs = |key, default| parsed(raw, key, threads).map(|jobs| jobs.unwrap_or(default));
         Ok(Self {
             file: file.to_owned(),
+            found,
             cluster: parsed(raw, &keys::CLUSTER, name)?
                 .unwrap_or_else(|| keys::CLUSTER.default.parse().expect("the default is a name")),
             conninfo: text(&keys::CONNINFO).unwrap_or_default(),
@@ -76,11 +80,17 @@ impl Settings {
 
     /// The repository's address.
     pub fn url(&self) -> Result<&str, ConfigError> {
-        self.url.as_deref().ok_or_else(|| ConfigError::Unset {
-            key: keys::URL.name,
-            file: self.file.display().to_string(),
-            example: keys::URL.example,
-        })
+        match &self.url {
+            Some(url) => Ok(url),
+            None if !self.found => {
+                Err(ConfigError::Missing { looked: PLACES.map(str::to_owned).to_vec() })
+            }
+            None => Err(ConfigError::Unset {
+                key: keys::URL.name,
+                file: self.file.display().to_string(),
+                example: keys::URL.example,
+            }),
+        }
     }
 }
 
@@ -149,7 +159,7 @@ mod tests {
 
     fn check(text: &str) -> Result<Settings, ConfigError> {
         let file = Path::new("/etc/lifeboat/lifeboat.toml");
-        Settings::check(&Raw::parse(text, file)?, file)
+        Settings::check(&Raw::parse(text, file)?, file, true)
     }
 
     #[test]
