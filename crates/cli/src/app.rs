@@ -1,7 +1,8 @@
 //! What commands share: settings, the repository and its keys, the engine.
 
 use std::cell::OnceCell;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -9,7 +10,7 @@ use lifeboat_jobs::Ports;
 use lifeboat_jobs::wal::RECOVERY_KEY_FILE;
 use lifeboat_postgres::engine::PostgresEngine;
 use lifeboat_postgres::live::backup::{OriginOptions, PostgresOrigin};
-use lifeboat_postgres::live::cluster::Places;
+use lifeboat_postgres::live::cluster::{Account, Places};
 use lifeboat_postgres::live::conninfo::Conninfo;
 use lifeboat_repo::repository::identify;
 use lifeboat_repo::{Cluster, Keyring, RepoError, Repository, RepositoryId, SystemEntropy};
@@ -19,6 +20,7 @@ use lifeboat_units::{Cancel, SystemClock};
 use crate::args::Global;
 use crate::config::{self, Settings};
 use crate::error::{CliError, Trouble};
+use crate::files;
 use crate::progress::Terminal;
 use crate::secrets;
 use crate::server_commands::ServerCommands;
@@ -104,6 +106,23 @@ impl App {
             engine: self.engine()?,
             progress: Terminal::new(!self.global.quiet && !self.global.json),
         })
+    }
+
+    /// As root, starts this command again as the owner of the repository, and does not return:
+    /// what root wrote there, the server could neither read nor extend.
+    pub fn as_owner_of_repository(&self) -> Result<(), CliError> {
+        let store = lifeboat_store::url::open(self.settings()?.url()?)?;
+        let owner = std::fs::metadata(store.location()).map_or(Account::own(), |metadata| {
+            Account { uid: metadata.uid(), gid: metadata.gid() }
+        });
+        if Account::own().uid != 0 || owner.uid == 0 {
+            return Ok(());
+        }
+        let program = Path::new("/proc/self/exe");
+        let program = std::fs::read_link(program).map_err(files::failed("find", program))?;
+        let mut command = owner.command(&program);
+        let error = command.args(std::env::args_os().skip(1)).exec();
+        Err(files::failed("run, as the owner of the repository,", &program)(error).into())
     }
 
     fn keyring(

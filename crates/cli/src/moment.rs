@@ -112,7 +112,7 @@ fn understand(text: &str, now: &Zoned) -> Result<Timestamp, MomentError> {
     let (body, zone) = split_zone(text, now.time_zone());
     let zone = zone.ok_or_else(unknown)?;
     let civil = civil(&body, &now.with_time_zone(zone.clone())).ok_or_else(|| {
-        if body.parse::<Date>().is_ok() && !body.contains(':') {
+        if plain_date(&body).is_some() {
             MomentError::NoTime { text: text.to_owned() }
         } else {
             unknown()
@@ -177,26 +177,19 @@ fn parse_offset(text: &str) -> Option<Offset> {
 
 /// A date and a time of day, both given.
 fn civil(body: &str, now: &Zoned) -> Option<DateTime> {
-    let (date, time) = body.trim().split_once([' ', 'T', 't'])?;
-    let (date, time) = match date.to_ascii_lowercase().as_str() {
-        "today" => (now.date(), time),
-        "yesterday" => (now.date().yesterday().ok()?, time),
-        // `today` begins with the separator `t`.
-        _ if body.to_ascii_lowercase().starts_with("today ") => (now.date(), &body[6..]),
-        _ => (plain_date(date)?, time),
+    let body = body.trim();
+    // A date has ten bytes; behind them may stand a `T` instead of a blank.
+    let (date, time) = match body.split_at_checked(10) {
+        Some((date, rest)) if rest.starts_with(['T', 't']) => (date, &rest[1..]),
+        _ => body.split_once(' ')?,
+    };
+    let date = match date.to_ascii_lowercase().as_str() {
+        "today" => now.date(),
+        "yesterday" => now.date().yesterday().ok()?,
+        _ => plain_date(date)?,
     };
     let time = time.trim().strip_prefix("at ").unwrap_or(time).trim();
-    Some(plain_time(time)?.on_date(date))
-}
-
-trait OnDate {
-    fn on_date(self, date: Date) -> DateTime;
-}
-
-impl OnDate for Time {
-    fn on_date(self, date: Date) -> DateTime {
-        date.to_datetime(self)
-    }
+    Some(date.to_datetime(plain_time(time)?))
 }
 
 /// `2026-11-22` and nothing else.

@@ -177,7 +177,10 @@ fn arguments_that_exclude_each_other_are_refused() {
 #[test]
 fn init_never_asks_when_nobody_is_there() {
     let lab = Lab::with_config("");
-    assert_snapshot!("init-exists", lab.run(&["init", "--repo", "/srv/x"]));
+    assert_snapshot!(
+        "init-exists",
+        lab.run(&["--config", "lifeboat.toml", "init", "--repo", "/srv/x"])
+    );
     let lab = Lab::new();
     let pg = format!("host={} user=postgres", lab.path("").display());
     assert_snapshot!(

@@ -33,6 +33,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(app: &App, args: &Args) -> Result<Outcome, CliError> {
+    app.as_owner_of_repository()?;
     let settings = app.settings()?;
     let opened = app.open(Access::Write)?;
     let ports = opened.ports(app);

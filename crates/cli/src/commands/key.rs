@@ -1,8 +1,10 @@
 //! `lifeboat key`
 
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use lifeboat_postgres::live::cluster::Account;
 use lifeboat_repo::repository::identify;
 use lifeboat_repo::{Protection, keys};
 use lifeboat_store::Store;
@@ -11,6 +13,7 @@ use serde::Serialize;
 use crate::app::{Access, App};
 use crate::error::CliError;
 use crate::exit::Outcome;
+use crate::files;
 use crate::secrets;
 use crate::ui::{Page, Report};
 
@@ -62,6 +65,7 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<Outcome, CliError> {
     match &args.command {
         Command::List => {}
         Command::Add { name, new_passphrase_file } => {
+            app.as_owner_of_repository()?;
             let opened = app.open(Access::Read)?;
             let passphrase = match new_passphrase_file {
                 Some(path) => secrets::from_file(path)?,
@@ -79,6 +83,10 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<Outcome, CliError> {
         Command::Unlock => {
             let keyring = app.unlock(store.as_ref(), id, true)?;
             keyring.write_file(&settings.key_file, false)?;
+            if let Ok(owner) = std::fs::metadata(store.location()) {
+                let owner = Account { uid: owner.uid(), gid: owner.gid() };
+                files::give(&settings.key_file, owner)?;
+            }
         }
     }
     if app.ui.quiet {

@@ -26,6 +26,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(app: &App, args: &Args) -> Result<Outcome, CliError> {
+    app.as_owner_of_repository()?;
     let opened = app.open(Access::Write)?;
     let settings = PushSettings { compression: app.settings()?.compression };
     let report = wal::push(&opened.ports(app), &settings, &args.path)?;
