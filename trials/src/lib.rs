@@ -5,6 +5,7 @@
 
 pub mod lab;
 pub mod restored;
+pub mod same;
 pub mod writers;
 
 pub use lab::{Lab, Ran};

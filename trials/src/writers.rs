@@ -109,7 +109,7 @@ fn insert(session: &mut Client, id: u64, ticker: &AtomicU64) -> Written {
     let key = id as i64;
     // The filler makes rows of different sizes, some of them compressed or out of line.
     let answer = session.query_one(
-        "INSERT INTO journal SELECT $1, repeat(md5($1::text), 1 + ($1 % 40)::int) \
+        "INSERT INTO journal SELECT i, repeat(md5(i::text), 1 + (i % 40)::int) FROM (SELECT $1::bigint i) x \
          RETURNING (pg_current_xact_id()::text::numeric % 4294967296)::bigint",
         &[&key],
     );
