@@ -8,6 +8,7 @@ use lifeboat_jobs::wal;
 use lifeboat_postgres::live::backup::PostgresOrigin;
 use lifeboat_postgres::live::privileges::grants;
 use lifeboat_postgres::live::server::ServerFacts;
+use lifeboat_postgres::live::session::Session;
 use lifeboat_units::{ByteCount, Clock};
 
 use super::check::Point;
@@ -46,13 +47,16 @@ pub(crate) fn all(app: &App) -> Vec<Point> {
 }
 
 fn server(app: &App, opened: &Opened, points: &mut Vec<Point>) -> Result<(), CliError> {
-    let mut origin = app.origin()?;
-    let facts = ServerFacts::read(origin.session()?)?;
+    let facts = ServerFacts::read(&mut Session::open(&app.conninfo()?)?)?;
     points.push(Point::good("connection", format!("as role {}", facts.role)));
     points.push(Point::good("version", format!("PostgreSQL {}", facts.version)));
     points.push(privileges(&facts));
     points.push(clock(app, &facts));
     points.extend(check_settings::points(app, &facts)?);
+    if !facts.privileges.suffice_for_backup() {
+        return Ok(()); // the rest needs what a backup needs
+    }
+    let mut origin = app.origin()?;
     points.push(space("pg_wal space", &origin.data_directory().join("pg_wal")));
     let identity = match origin.identity() {
         Ok(identity) => identity,
@@ -61,9 +65,9 @@ fn server(app: &App, opened: &Opened, points: &mut Vec<Point>) -> Result<(), Cli
             return Ok(());
         }
     };
-    let directory = origin.data_directory().display().to_string();
-    points
-        .push(Point::good("data directory", format!("{directory}, system {}", identity.system_id)));
+    let directory = origin.data_directory().display();
+    let found = format!("{directory}, system {}", identity.system_id);
+    points.push(Point::good("data directory", found));
     points.push(same_system(opened, &identity).unwrap_or_else(|e| Point::error("same system", e)));
     if !facts.archives() {
         points.push(Point::failed(
