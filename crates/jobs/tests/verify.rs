@@ -145,13 +145,15 @@ fn gaps_and_missing_segments_say_what_they_cost() {
 #[test]
 fn waste_and_foreign_names_are_noted_and_are_no_damage() {
     let world = history();
-    for key in ["data/20260101T000000Z-ffffffff/000000", "notes/x", "wal/readme/00000001/x"] {
+    for key in
+        ["data/20260101T000000Z-ffffffff/000000", "notes/x", "wal/readme/00000001/x", "backups/x"]
+    {
         world.store.put(&world.cluster.key(key).unwrap(), b"x").unwrap();
     }
     let report = run(&world, 1);
     assert!(report.is_clean(), "{:?}", report.findings);
     assert_eq!(report.counts.waste_packs, 1);
-    assert_eq!(report.notes.len(), 3, "{:?}", report.notes);
+    assert_eq!(report.notes.len(), 4, "{:?}", report.notes);
 }
 
 #[test]

@@ -238,12 +238,15 @@ impl Cluster {
         self.repository.keyring.index.open_single(&self.object_scope(name), kind, object, sealed)
     }
 
-    /// Identifiers of all listed backups, oldest first.
+    /// Identifiers of all listed backups, oldest first. Names that are none are passed over, so
+    /// that a file left there by hand stops nobody; verification notes them.
     pub fn backups(&self) -> Result<Vec<BackupId>, RepoError> {
         let prefix = format!("clusters/{}/backups/", self.name);
-        let mut ids = Vec::new();
-        self.store().list(&prefix, &mut |entry| ids.push(entry.key))?;
-        let mut ids = ids.iter().map(|key| key.name().parse()).collect::<Result<Vec<_>, _>>()?;
+        let mut ids: Vec<BackupId> = Vec::new();
+        self.store().list(&prefix, &mut |entry| {
+            let name = entry.key.as_str().strip_prefix(&prefix).unwrap_or_default();
+            ids.extend(name.parse::<BackupId>());
+        })?;
         ids.sort_unstable();
         Ok(ids)
     }

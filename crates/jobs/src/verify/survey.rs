@@ -13,8 +13,16 @@ use super::window::PACK_MISSING;
 use crate::inventory::{Backup, Inventory};
 use crate::retention::parse_pack;
 
-/// Kinds of objects that lie below a cluster, apart from packs.
-const KNOWN: [&str; 4] = ["backups/", "journal/", "lease/", "wal/"];
+/// Whether an object below a cluster, no pack, is one that lifeboat writes. What lies below
+/// `journal/` and `wal/` is read, and reported there.
+fn is_known(rest: &str) -> bool {
+    match rest.split_once('/') {
+        Some(("backups", name)) => name.parse::<BackupId>().is_ok(),
+        Some(("lease", name)) => name.parse::<u64>().is_ok(),
+        Some(("journal" | "wal", _)) => true,
+        _ => false,
+    }
+}
 
 /// Every pack that is stored, with its size in bytes. Names that lifeboat does not use are noted.
 pub(super) fn packs(context: &Context<'_>) -> Result<BTreeMap<PackId, u64>, VerifyError> {
@@ -29,7 +37,7 @@ pub(super) fn packs(context: &Context<'_>) -> Result<BTreeMap<PackId, u64>, Veri
             let rest = entry.key.as_str().strip_prefix(&prefix).unwrap_or_default();
             if let Some(pack) = parse_pack(&data, &entry.key) {
                 packs.insert(pack, entry.size_bytes);
-            } else if !KNOWN.iter().any(|known| rest.starts_with(known)) {
+            } else if !is_known(rest) {
                 strange.push(entry.key.to_string());
             }
         })
