@@ -14,8 +14,8 @@ pub mod policy;
 mod collect;
 mod logs;
 
-pub(crate) use collect::parse_pack;
 pub use apply::{Report, apply};
+pub(crate) use collect::parse_pack;
 pub use error::RetentionError;
 pub use plan::{Kept, LogRemoval, Plan, Removed, plan};
 pub use policy::{KeepReason, Policy, RemoveReason};
