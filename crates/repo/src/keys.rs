@@ -237,27 +237,40 @@ impl Keyring {
 
     /// Opens the slots with a passphrase, or an open slot without one.
     ///
-    /// With a passphrase, open slots are passed over: whoever can write to the store could put
-    /// one there with keys of his own. A slot that is damaged does not keep another from opening.
+    /// Open slots are taken only where no passphrase is given and no slot asks for one: whoever
+    /// can write to the store could put one there with keys of his own. A slot that is damaged
+    /// does not keep another from opening.
     pub fn unlock(
         store: &dyn Store,
         repository: RepositoryId,
         passphrase: Option<&Secret>,
     ) -> Result<Self, RepoError> {
         let slots = slots(store)?;
-        let mut unreadable = None;
-        for name in slots.iter().take(SLOTS_MAX) {
-            match open_slot(store, repository, name, passphrase) {
-                Ok(Some(keys)) => return Self::from_slot(store, repository, &keys, name),
-                Ok(None) => {}
+        let wrong = RepoError::WrongPassphrase { location: store.location(), slots: slots.len() };
+        let most = if passphrase.is_some() { SLOTS_MAX } else { slots.len() };
+        let (mut open, mut unreadable, mut locked) = (None, None, false);
+        for name in slots.iter().take(most) {
+            match try_slot(store, repository, name, passphrase) {
+                Ok(Attempt::Unlocked(keys)) => {
+                    return Self::from_slot(store, repository, &keys, name);
+                }
+                Ok(Attempt::Open(keys)) => open = open.or(Some((keys, name))),
+                Ok(Attempt::Locked) => locked = true,
+                Ok(Attempt::Gone) => {}
                 Err(error @ (RepoError::Damaged { .. } | RepoError::TooNew { .. })) => {
                     unreadable.get_or_insert(error);
                 }
                 Err(error) => return Err(error),
             }
         }
-        let wrong = RepoError::WrongPassphrase { location: store.location(), slots: slots.len() };
-        Err(unreadable.unwrap_or(wrong))
+        match (open, passphrase) {
+            (Some((keys, name)), None) if !locked => {
+                Self::from_slot(store, repository, &keys, name)
+            }
+            // With a passphrase the slot it was for may be the unreadable one.
+            (_, None) if locked => Err(wrong),
+            _ => Err(unreadable.unwrap_or(wrong)),
+        }
     }
 
     fn from_slot(
@@ -431,18 +444,30 @@ pub fn remove_slot(store: &dyn Store, name: &str) -> Result<(), RepoError> {
     Ok(())
 }
 
-/// Opens one slot; `None` when the passphrase is not its own.
-fn open_slot(
+/// What came of trying a slot.
+enum Attempt {
+    /// The passphrase opened it.
+    Unlocked(SlotKeys),
+    /// Its keys lie open.
+    Open(SlotKeys),
+    /// It needs a passphrase, and not this one.
+    Locked,
+    /// It was removed since it was listed.
+    Gone,
+}
+
+/// Tries one slot.
+fn try_slot(
     store: &dyn Store,
     repository: RepositoryId,
     name: &str,
     passphrase: Option<&Secret>,
-) -> Result<Option<SlotKeys>, RepoError> {
+) -> Result<Attempt, RepoError> {
     let key = slot_key(name)?;
     let object = key.as_str();
     let body = match store.get(&key, KEY_OBJECT_BYTES_MAX) {
         Ok(body) => body,
-        Err(StoreError::NotFound { .. }) => return Ok(None), // removed since it was listed
+        Err(StoreError::NotFound { .. }) => return Ok(Attempt::Gone),
         Err(error) => return Err(error.into()),
     };
     let damaged = |what: String| RepoError::damaged(object, what);
@@ -453,21 +478,20 @@ fn open_slot(
     }
     let mut keys =
         Zeroizing::new(unhex(&slot.keys).ok_or_else(|| damaged("not hexadecimal".to_owned()))?);
-    let plain: &[u8] = match (slot.kind.as_str(), &slot.kdf, passphrase) {
-        ("open", None, None) => &keys,
-        ("open", None, Some(_)) => return Ok(None),
+    let parse = |plain: &[u8]| serde_json::from_slice(plain).map_err(|e| damaged(e.to_string()));
+    match (slot.kind.as_str(), &slot.kdf, passphrase) {
+        ("open", None, _) => parse(&keys).map(Attempt::Open),
+        ("passphrase", Some(_), None) => Ok(Attempt::Locked),
         ("passphrase", Some(kdf), Some(passphrase)) => {
             let scope = Scope::repository(repository, name);
             let seal = SealKey::new(&*kdf.derive(object, passphrase)?, &scope);
             match seal.open(BoxKind::Slot, 0, object, &mut keys) {
-                Ok(plain) => plain,
-                Err(_) => return Ok(None),
+                Ok(plain) => parse(plain).map(Attempt::Unlocked),
+                Err(_) => Ok(Attempt::Locked),
             }
         }
-        ("passphrase", Some(_), None) => return Ok(None),
-        _ => return Err(damaged(format!("unknown kind of slot `{}`", slot.kind))),
-    };
-    serde_json::from_slice(plain).map(Some).map_err(|e| damaged(e.to_string()))
+        _ => Err(damaged(format!("unknown kind of slot `{}`", slot.kind))),
+    }
 }
 
 /// A fresh key for the content of one backup or log file.

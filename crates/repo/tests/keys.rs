@@ -48,6 +48,8 @@ fn slots_are_added_and_removed_and_only_their_passphrases_open() {
     store.put(&Key::new("keys/slots/bb").unwrap(), b"nonsense").unwrap();
     let opened = Keyring::unlock(&store, id, Some(&new)).unwrap();
     assert_eq!(opened.index.expose(), keyring.index.expose());
+    let none = Keyring::unlock(&store, id, None).unwrap_err();
+    assert!(matches!(none, RepoError::WrongPassphrase { .. }), "the passphrase may help: {none}");
     store.delete(&Key::new("keys/slots/second").unwrap()).unwrap();
     let error = Keyring::unlock(&store, id, Some(&new)).unwrap_err();
     assert!(matches!(&error, RepoError::TooNew { object, .. } if object == "keys/slots/aa"));
@@ -56,7 +58,7 @@ fn slots_are_added_and_removed_and_only_their_passphrases_open() {
 /// Who can write to the store, and has no key, puts an open slot with keys of his own beside the
 /// others. A host that gives a passphrase must not seal its data with them.
 #[test]
-fn a_planted_open_slot_is_not_taken_by_who_has_a_passphrase() {
+fn a_planted_open_slot_is_not_taken_where_a_slot_asks_for_a_passphrase() {
     let store = MemoryStore::new();
     let passphrase = secret("ours");
     let shared: Arc<dyn Store> = Arc::new(store.clone());
@@ -66,6 +68,8 @@ fn a_planted_open_slot_is_not_taken_by_who_has_a_passphrase() {
     let id = repository::identify(&store).unwrap();
     let theirs = Keyring::generate(id, &Seeded::new(66));
     theirs.add_slot(&store, "aaa", &Protection::Open, &Seeded::new(67)).unwrap();
+    let none = Keyring::unlock(&store, id, None).unwrap_err();
+    assert!(matches!(none, RepoError::WrongPassphrase { .. }), "{none}");
     let opened = Keyring::unlock(&store, id, Some(&passphrase)).unwrap();
     assert_eq!(opened.index.expose(), ours.keyring().index.expose());
     store.delete(&Key::new("keys/recipients").unwrap()).unwrap();
