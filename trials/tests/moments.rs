@@ -92,6 +92,34 @@ fn any_moment_comes_back(major: u32) {
     lab.run(&["verify"]).ok();
 }
 
+/// Nothing happened between the last commit and the moment: the end of the WAL is that moment,
+/// and what is committed and archived later is not replayed.
+#[test]
+fn a_quiet_moment_is_the_end_of_the_wal() {
+    let lab = match Lab::start(ScratchServer::of(18)) {
+        Ok(lab) => lab,
+        Err(reason) => return scratch::skip("a_quiet_moment_is_the_end_of_the_wal", &reason),
+    };
+    let server = &lab.server;
+    lab.backup();
+    server.execute("CREATE TABLE t AS SELECT 1 AS i");
+    std::thread::sleep(Duration::from_millis(1500));
+    let quiet = server.value("SELECT clock_timestamp() AT TIME ZONE 'UTC' || 'Z'");
+    lab.archive_all();
+    let directory = lab.place("quiet");
+    let into = directory.display().to_string();
+    let far = ["restore", "--into", &into, "--to-time", "2099-01-01 00:00Z"];
+    assert_ne!(lab.run(&far).code, Some(0), "a moment in the future is refused");
+    lab.run(&["restore", "--into", &into, "--to-time", &quiet]).ok();
+    server.execute("INSERT INTO t VALUES (2)");
+    lab.archive_all();
+    let restored = Restored::of(server, &directory);
+    restored.pg_ctl_start().ok();
+    restored.wait_for_promotion();
+    assert_eq!(restored.query("SELECT i FROM t"), ["1"]);
+    restored.check_and_stop();
+}
+
 #[test]
 fn any_moment_comes_back_15() {
     any_moment_comes_back(15);

@@ -113,6 +113,10 @@ pub struct RestorePlan {
     /// the WAL is the same moment.
     #[serde(skip)]
     pub(crate) recover_to: lifeboat_engine::RecoveryTarget,
+    /// Recovery must see nothing that is archived after the WAL of this plan: the moment that was
+    /// asked for is where it ends.
+    #[serde(skip)]
+    pub(crate) ends_with_wal: bool,
 }
 
 /// What a restore did.

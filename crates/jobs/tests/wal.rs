@@ -47,6 +47,7 @@ fn state(first: u64, last: u64) -> RecoveryState {
         }],
         histories: vec![TimelineId(2)],
         standby: false,
+        last: None,
     }
 }
 

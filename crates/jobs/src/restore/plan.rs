@@ -37,6 +37,8 @@ pub fn plan(ports: &Ports<'_>, request: &RestoreRequest) -> Result<RestorePlan, 
         files: totals.files,
         tablespaces: tablespaces.into_iter().map(|t| (t.was, t.location)).collect(),
         notes: planner.notes,
+        ends_with_wal: matches!(request.target, Target::Time(_))
+            && chosen.recover_to == RecoveryTarget::Latest,
         recover_to: chosen.recover_to,
     })
 }
@@ -180,7 +182,10 @@ impl<'a> Planner<'a> {
         let gap = reach.gap;
         let segments = cut_lenient(backup, reach)?;
         let (last_commit, end) = self.end_of(backup, &segments)?;
-        let passed = last_commit.is_some_and(|last| last > at);
+        // A commit across a segment's end may be the one that passes the moment: then the server
+        // decides, and says so if it was not.
+        let passed =
+            last_commit.is_some_and(|last| last > at) || self.hidden_commit(backup, &segments)?;
         if !passed {
             if let Some((first, last, count)) = gap {
                 return Err(RestoreError::Gap { first, last, count });
@@ -362,6 +367,26 @@ impl<'a> Planner<'a> {
             }
         }
         Ok((finder.last_commit(segments)?, end))
+    }
+
+    /// Whether a commit near the end lies across two segments, so that its time is not known.
+    fn hidden_commit(
+        &self,
+        backup: &Backup,
+        segments: &[SegmentName],
+    ) -> Result<bool, RestoreError> {
+        let finder = Finder::new(self.ports, backup.facts.identity.system_id);
+        let Some((_, whole)) = segments.split_last() else { return Ok(false) };
+        for segment in whole.iter().rev() {
+            let Some(facts) = finder.facts(*segment)?.1 else { continue };
+            if facts.cut_off {
+                return Ok(true);
+            }
+            if facts.commits > 0 {
+                break;
+            }
+        }
+        Ok(false)
     }
 
     fn note_state(&mut self, chosen: &Chosen<'_>) {

@@ -276,6 +276,7 @@ impl<'a> Writing<'a> {
             needed: plan.wal.clone(),
             histories: end.into_iter().filter(|t| *t != self.facts.timeline).collect(),
             standby,
+            last: plan.wal.last().map(|range| range.last).filter(|_| plan.ends_with_wal),
         };
         state.write(&self.into)?;
         let key_file = self.into.join(RECOVERY_KEY_FILE);

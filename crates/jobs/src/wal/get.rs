@@ -75,6 +75,7 @@ pub fn get(
 ///   can be complete without it. The server takes it for the end of the archive: exit code 1.
 /// - Every error is to be told by an exit code of 126 or above: the server stops and says why,
 ///   instead of promoting on less than there is.
+/// - What lies after the planned end of the state is `NotThere` without a look.
 /// - A standby is never stopped: what is missing, damaged or cannot be found out is `NotThere`,
 ///   with a warning, after the patience; the server asks again by itself.
 /// - A partial segment is never served under the whole one's name: it ends where its timeline
@@ -90,6 +91,9 @@ pub fn get_with(
 ) -> Result<GetOutcome, GetError> {
     let file: LogFile =
         name.parse().map_err(|source| GetError::Name { name: name.to_owned(), source })?;
+    if state.is_some_and(|s| s.hides(file)) {
+        return Ok(GetOutcome::NotThere { file: file.to_string() });
+    }
     match fetch(ports, settings, file, destination, state) {
         Err(error) if state.is_some_and(|s| s.standby) => {
             ports.progress.warn(&Note::new(chain(&error)));

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-use lifeboat_engine::{LogFile, SystemId, TimelineId};
+use lifeboat_engine::{LogFile, SegmentName, SystemId, TimelineId};
 use serde::{Deserialize, Serialize};
 
 use super::error::StateError;
@@ -36,6 +36,11 @@ pub struct RecoveryState {
     pub histories: Vec<TimelineId>,
     /// A standby: keeps waiting instead of failing.
     pub standby: bool,
+    /// The last segment that recovery may see: what was archived later is not there for it. Set
+    /// where the moment that was asked for is the end of the WAL as it was when the restore was
+    /// planned, and what came after must not be replayed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last: Option<SegmentName>,
 }
 
 impl RecoveryState {
@@ -68,6 +73,15 @@ impl RecoveryState {
         let path = directory.join(RECOVERY_FILE);
         let body = serde_json::to_vec_pretty(self).expect("names and numbers always serialise");
         write_private(directory, &path, &body).map_err(|source| StateError::Write { path, source })
+    }
+
+    /// Whether recovery must not see this file: it lies after the end that was planned.
+    pub fn hides(&self, file: LogFile) -> bool {
+        let (Some(last), LogFile::Segment(name) | LogFile::Partial(name)) = (self.last, file)
+        else {
+            return false;
+        };
+        name > last
     }
 
     /// Whether recovery cannot be at its end before it has had this file.
