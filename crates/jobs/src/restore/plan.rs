@@ -154,8 +154,11 @@ impl<'a> Planner<'a> {
     }
 
     fn to_latest(&self) -> Result<Chosen<'a>, RestoreError> {
-        let (backup, way) = self.newest(|_| true).map_err(|_| RestoreError::NoBackup {
-            cluster: self.ports.cluster.name().to_string(),
+        let (backup, way) = self.newest(|_| true).map_err(|error| match error {
+            NoneFits::TooEarly(_) => {
+                RestoreError::NoBackup { cluster: self.ports.cluster.name().to_string() }
+            }
+            NoneFits::Failed(error) => error,
         })?;
         let segments = cut(backup, way.reach(backup), None)?;
         let (last_commit, landing_lsn) = self.end_of(backup, &segments)?;
