@@ -98,7 +98,7 @@ pub(crate) const TABLE: &[Row] = &[
 /// The number for a code of the table; 1 for all others.
 fn number_of(code: &str) -> u8 {
     let fits = |known: &&str| known.ends_with('-') && code.starts_with(*known) || **known == *code;
-    TABLE.iter().find(|row| row.codes.iter().any(|known| fits(&known))).map_or(1, |row| row.number)
+    TABLE.iter().find(|row| row.codes.iter().any(&fits)).map_or(1, |row| row.number)
 }
 
 /// Commands whose exit codes PostgreSQL interprets.

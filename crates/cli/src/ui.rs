@@ -170,6 +170,11 @@ pub(crate) fn seconds(seconds: f64) -> String {
     }
 }
 
+/// A number and its noun: `1 backup`, `2 backups`.
+pub(crate) fn counted(number: u64, noun: &str) -> String {
+    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
+}
+
 /// Seconds between two moments, never negative.
 pub(crate) fn between(from: Timestamp, to: Timestamp) -> f64 {
     to.duration_since(from).as_secs_f64().max(0.0)

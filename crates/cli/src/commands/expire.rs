@@ -11,7 +11,7 @@ use crate::app::{Access, App};
 use crate::config::settings::{count, duration};
 use crate::error::CliError;
 use crate::exit::Outcome;
-use crate::ui::{Page, Report};
+use crate::ui::{Page, Report, counted};
 
 /// Remove backups that no rule keeps, and what nobody refers to
 ///
@@ -88,8 +88,11 @@ impl Report for Done {
         }
         for logs in &plan.logs {
             page.line(format!(
-                "remove {} WAL files of timeline {} before {} ({})",
-                logs.files, logs.timeline, logs.before, logs.stored_bytes
+                "remove {} of timeline {} before {} ({})",
+                counted(logs.files, "WAL file"),
+                logs.timeline,
+                logs.before,
+                logs.stored_bytes
             ));
         }
         for text in &plan.notes {
@@ -110,10 +113,10 @@ impl Report for Removed<'_> {
         let freed: ByteCount = removal.packs_bytes + removal.logs_bytes;
         let tick = page.tick();
         page.line(format!(
-            "{tick} removed {} backups, {} packs and {} WAL files: {freed} freed",
-            removal.removed.len(),
-            removal.packs,
-            removal.logs
+            "{tick} removed {}, {} and {}: {freed} freed",
+            counted(removal.removed.len() as u64, "backup"),
+            counted(removal.packs, "pack"),
+            counted(removal.logs, "WAL file")
         ));
         for backup in &removal.skipped {
             let note = page.note();

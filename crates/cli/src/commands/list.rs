@@ -10,7 +10,7 @@ use crate::app::{Access, App};
 use crate::commands::wal_list;
 use crate::error::CliError;
 use crate::exit::Outcome;
-use crate::ui::{Page, Report, between, seconds};
+use crate::ui::{Page, Report, between, counted, seconds};
 
 /// List backups, and the moments that can be reached
 #[derive(clap::Args, Debug)]
@@ -109,12 +109,18 @@ impl Report for List {
             page.table(&header, &[2, 3, 4, 5], rows);
         }
         page.line("");
-        page.line(format!("WAL: {} segments, {}", self.wal_segments, self.wal_stored_bytes));
+        page.line(format!(
+            "WAL: {}, {}",
+            counted(self.wal_segments, "segment"),
+            self.wal_stored_bytes
+        ));
         let cross = page.cross();
         for gap in &self.gaps {
             page.line(format!(
-                "{cross} gap: {} to {} ({} segments)",
-                gap.first, gap.last, gap.segments
+                "{cross} gap: {} to {} ({})",
+                gap.first,
+                gap.last,
+                counted(gap.segments, "segment")
             ));
         }
         wal_list::windows(page, &self.windows);

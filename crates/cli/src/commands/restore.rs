@@ -17,7 +17,7 @@ use crate::config::settings::threads;
 use crate::error::{CliError, usage};
 use crate::exit::Outcome;
 use crate::moment;
-use crate::ui::{Page, Report, seconds};
+use crate::ui::{Page, Report, counted, seconds};
 
 /// Restore the cluster to any moment, into an empty directory
 ///
@@ -191,7 +191,7 @@ impl Report for Restored {
     fn text(&self, page: &mut Page) {
         let plan = &self.plan;
         let wal = |range: &lifeboat_jobs::inventory::SegmentRange| {
-            format!("{} to {} ({} segments)", range.first, range.last, range.segments)
+            format!("{} to {} ({})", range.first, range.last, counted(range.segments, "segment"))
         };
         let timelines: Vec<String> = plan.timelines.iter().map(ToString::to_string).collect();
         page.pairs(&[

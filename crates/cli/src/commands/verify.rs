@@ -8,7 +8,7 @@ use crate::app::{Access, App};
 use crate::config::settings::threads;
 use crate::error::CliError;
 use crate::exit::Outcome;
-use crate::ui::{Page, Report, seconds};
+use crate::ui::{Page, Report, counted, seconds};
 
 /// Read everything back and check it
 ///
@@ -62,10 +62,10 @@ impl Report for VerifyReport {
         }
         let counts = &self.counts;
         let read = format!(
-            "{} backups, {} pages, {} WAL files, {} read in {}",
-            counts.backups,
+            "{}, {} pages, {}, {} read in {}",
+            counted(counts.backups, "backup"),
             counts.pages,
-            counts.segments,
+            counted(counts.segments, "WAL file"),
             counts.read_bytes,
             seconds(self.seconds)
         );
@@ -73,7 +73,7 @@ impl Report for VerifyReport {
             let tick = page.tick();
             page.line(format!("{tick} all is well: {read}"));
         } else {
-            page.line(format!("{} findings in {read}", self.findings.len()));
+            page.line(format!("{} in {read}", counted(self.findings.len() as u64, "finding")));
         }
     }
 }

@@ -5,7 +5,7 @@ use lifeboat_jobs::wal::{self, HistoryState, TimelineWal, WalReport, Window};
 use crate::app::{Access, App};
 use crate::error::CliError;
 use crate::exit::Outcome;
-use crate::ui::{Page, Report};
+use crate::ui::{Page, Report, counted};
 
 /// List archived WAL: ranges, gaps, and the moments that can be reached
 #[derive(clap::Args, Debug)]
@@ -56,8 +56,10 @@ fn notes(page: &mut Page, timeline: &TimelineWal) {
     let (cross, note) = (page.cross(), page.note());
     for gap in &timeline.gaps {
         page.line(format!(
-            "{cross} gap: {} to {} ({} segments)",
-            gap.first, gap.last, gap.segments
+            "{cross} gap: {} to {} ({})",
+            gap.first,
+            gap.last,
+            counted(gap.segments, "segment")
         ));
     }
     for partial in &timeline.partials {
@@ -88,10 +90,9 @@ pub(crate) fn windows(page: &mut Page, windows: &[Window]) {
         };
         let tick = page.tick();
         page.line(format!(
-            "{tick} any moment from {from} to {to}, timeline {}, {} backup{}",
+            "{tick} any moment from {from} to {to}, timeline {}, {}",
             window.timeline,
-            window.backups,
-            if window.backups == 1 { "" } else { "s" }
+            counted(window.backups, "backup")
         ));
     }
 }
