@@ -159,6 +159,8 @@ impl Lab {
     /// Switches a segment and waits until it is archived.
     #[track_caller]
     pub fn archive_all(&self) {
+        // A server that wrote nothing since the last switch does not switch.
+        self.server.execute("SELECT pg_logical_emit_message(false, 'trial', 'switch')");
         let name = self.server.value("SELECT pg_walfile_name(pg_switch_wal())").trim().to_owned();
         let until = Instant::now() + Duration::from_secs(60);
         loop {
