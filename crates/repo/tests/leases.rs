@@ -2,12 +2,13 @@
 
 mod support;
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use lifeboat_repo::crypt::{BoxKind, Scope};
 use lifeboat_repo::lease::{Holder, LAPSE};
 use lifeboat_repo::{Cluster, Lease, Purpose, RepoError};
-use lifeboat_store::{Key, MemoryStore, Store};
+use lifeboat_store::{Batch, Entry, Key, MemoryStore, Store, StoreError};
 use lifeboat_testkit::{Fault, FaultyStore, Schedule, SimClock};
 use support::Seeded;
 
@@ -159,6 +160,74 @@ fn a_lease_that_was_another_s_in_between_stays_lost() {
     let third = acquire(&cluster, &clock).unwrap();
     drop(slept);
     third.check().unwrap();
+}
+
+type Meanwhile = Box<dyn FnOnce() + Send>;
+
+/// A store in which something happens between a holder's look and what it does next.
+#[derive(Clone)]
+struct Racing {
+    inner: MemoryStore,
+    after_list: Arc<Mutex<Option<Meanwhile>>>,
+}
+
+impl Store for Racing {
+    fn put(&self, key: &Key, body: &[u8]) -> Result<(), StoreError> {
+        self.inner.put(key, body)
+    }
+    fn batch(&self) -> Result<Box<dyn Batch>, StoreError> {
+        self.inner.batch()
+    }
+    fn get(&self, key: &Key, limit_bytes: u64) -> Result<Vec<u8>, StoreError> {
+        self.inner.get(key, limit_bytes)
+    }
+    fn get_range(&self, k: &Key, at: u64, n: usize, to: &mut Vec<u8>) -> Result<(), StoreError> {
+        self.inner.get_range(k, at, n, to)
+    }
+    fn size(&self, key: &Key) -> Result<u64, StoreError> {
+        self.inner.size(key)
+    }
+    fn list(&self, prefix: &str, each: &mut dyn FnMut(Entry)) -> Result<(), StoreError> {
+        let listed = self.inner.list(prefix, each);
+        let meanwhile = self.after_list.lock().unwrap().take();
+        meanwhile.into_iter().for_each(|happens| happens());
+        listed
+    }
+    fn delete(&self, key: &Key) -> Result<(), StoreError> {
+        self.inner.delete(key)
+    }
+    fn location(&self) -> String {
+        self.inner.location()
+    }
+}
+
+/// Between the listing and the put, others go through the number that comes next and further: the
+/// put succeeds, and the lease is theirs all the same.
+#[test]
+fn a_number_that_others_have_passed_gives_nothing() {
+    let (store, cluster, clock) = world();
+    acquire(&cluster, &clock).unwrap().release().unwrap();
+    let after_list = Arc::new(Mutex::new(None));
+    let racing = Racing { inner: store.clone(), after_list: Arc::clone(&after_list) };
+    let slow = support::main_cluster(&support::open(racing, 8).unwrap());
+    let me = Holder::this_process();
+    let pass = |number: u64| -> Meanwhile {
+        let (cluster, clock, me) = (cluster.clone(), clock.clone(), me.clone());
+        Box::new(move || plant(&cluster, number, &me, &clock))
+    };
+
+    *after_list.lock().unwrap() = Some(pass(9));
+    assert!(is_busy(&slow, &clock));
+    assert!(after_list.lock().unwrap().is_none(), "it happened");
+    assert!(is_busy(&cluster, &clock), "the other has it still");
+
+    store.remove(&Key::new("clusters/main/lease/000000000009").unwrap());
+    let mut lease = acquire(&slow, &clock).unwrap();
+    *after_list.lock().unwrap() = Some(pass(500));
+    let lost = lease.renew(&clock);
+    assert!(matches!(lost, Err(RepoError::LeaseLost { .. })), "{lost:?}");
+    drop(lease);
+    assert!(is_busy(&cluster, &clock), "the other has it still");
 }
 
 #[test]
