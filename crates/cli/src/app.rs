@@ -145,28 +145,32 @@ impl App {
         self.unlock(store, id, access != Access::Recovery)
     }
 
-    /// Unlocks the keys in the repository: as they are when they are open, otherwise with the
-    /// passphrase, for which a person may be asked.
+    /// Unlocks the keys in the repository: with the passphrase that is configured, otherwise as
+    /// they are when they are open, otherwise with one for which a person may be asked.
+    ///
+    /// A configured passphrase comes first: where one is expected, keys that lie open were put
+    /// there by somebody else.
     pub fn unlock(
         &self,
         store: &dyn Store,
         id: RepositoryId,
         may_ask: bool,
     ) -> Result<Keyring, CliError> {
-        match Keyring::unlock(store, id, None) {
-            Err(RepoError::WrongPassphrase { .. }) => {}
-            unlocked => return Ok(unlocked?),
-        }
         let settings = self.settings()?;
         if let Some(path) = settings.passphrase_file.as_deref().filter(|p| secrets::is_public(p)) {
             self.ui.warn(&format!("everybody can read the passphrase file `{}`", path.display()));
         }
-        let passphrase = match secrets::configured(settings)? {
-            Some(passphrase) => passphrase,
-            None if may_ask => secrets::ask("passphrase of the repository", false)?,
-            None => return Err(Trouble::NoPassphrase.into()),
-        };
-        Ok(Keyring::unlock(store, id, Some(&passphrase))?)
+        if let Some(passphrase) = secrets::configured(settings)? {
+            return Ok(Keyring::unlock(store, id, Some(&passphrase))?);
+        }
+        match Keyring::unlock(store, id, None) {
+            Err(RepoError::WrongPassphrase { .. }) if may_ask => {
+                let passphrase = secrets::ask("passphrase of the repository", false)?;
+                Ok(Keyring::unlock(store, id, Some(&passphrase))?)
+            }
+            Err(RepoError::WrongPassphrase { .. }) => Err(Trouble::NoPassphrase.into()),
+            unlocked => Ok(unlocked?),
+        }
     }
 }
 

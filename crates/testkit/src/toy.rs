@@ -28,6 +28,8 @@ use lifeboat_repo::{PART_PAGES, RepoError};
 use lifeboat_store::Store;
 use lifeboat_units::{ByteCount, Code, Explain, Progress, Retry, Timestamp};
 
+use crate::toy_log::Record;
+
 /// First bytes of a segment.
 pub const SEGMENT_MAGIC: [u8; 8] = *b"TOYLOG\x00\x01";
 /// Bytes of a segment: the smallest size that there is.
@@ -174,6 +176,18 @@ impl Engine for ToyEngine {
         text.and_then(|text| serde_json::from_slice(text).ok()).unwrap_or_default()
     }
 
+    fn find_transaction(
+        &self,
+        name: SegmentName,
+        segment: &[u8],
+        wanted: u32,
+    ) -> Option<(Lsn, Timestamp)> {
+        crate::toy_log::records(name, segment).iter().find_map(|logged| match logged.record {
+            Record::Commit { xid, at } if xid == wanted => Some((logged.end, at)),
+            _ => None,
+        })
+    }
+
     fn directory_identity(&self, directory: &Path) -> Result<ClusterIdentity, EngineError> {
         let bytes = fs::read(directory.join(CONTROL_FILE))
             .map_err(|error| EngineError::new(ToyError::Io(error)))?;
@@ -184,6 +198,8 @@ impl Engine for ToyEngine {
         match fs::read_dir(directory) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(TargetState::Missing),
             Err(error) => Err(EngineError::new(ToyError::Io(error))),
+            // As in `lifeboat_jobs::restore::RESTORING_MARK`.
+            Ok(_) if directory.join("lifeboat.restoring").exists() => Ok(TargetState::Unfinished),
             Ok(_) if directory.join(CONTROL_FILE).exists() => Ok(TargetState::DataDirectory),
             Ok(mut entries) => Ok(match entries.next() {
                 None => TargetState::Empty,
@@ -201,7 +217,7 @@ impl Engine for ToyEngine {
         directory: &Path,
         settings: &RecoverySettings,
     ) -> Result<(), EngineError> {
-        fs::write(directory.join("toy.recovery"), format!("{settings:?}"))
+        crate::toy_recovery::write_settings(directory, settings)
             .map_err(|error| EngineError::new(ToyError::Io(error)))
     }
 

@@ -184,7 +184,9 @@ impl Explain for RestoreError {
             Self::Gap { .. } => {
                 "choose a target before the gap (--to-time, --to-lsn), or one after a later backup"
             }
-            Self::Timeline { .. } => "`lifeboat wal list` shows the timelines",
+            Self::Timeline { .. } => {
+                "`lifeboat wal list` shows the timelines; --timeline follows the one that is named"
+            }
             Self::Tablespace { .. } => {
                 "--tablespace-map OLD=NEW sends a tablespace to an empty place"
             }

@@ -37,7 +37,15 @@ impl<'a> Way<'a> {
                 past_of(inventory, system, own).unwrap_or_else(|| Ancestry::root(own))
             }
             TimelineChoice::Latest => {
-                newest_descendant(inventory, backup).unwrap_or_else(|| Ancestry::root(own))
+                let past =
+                    newest_descendant(inventory, backup).unwrap_or_else(|| Ancestry::root(own));
+                // What is newer may descend from it: to pass it over would end too early.
+                if let Some(timeline) = newest_unknown(inventory, system, past.timeline) {
+                    let why = "has WAL in the repository, but its history file is missing or \
+                               damaged: whether it is the newest cannot be told";
+                    return Err(RestoreError::Timeline { timeline, why: why.to_owned() });
+                }
+                past
             }
             TimelineChoice::Number(timeline) => {
                 let wrong = |why: String| RestoreError::Timeline { timeline, why };
@@ -178,4 +186,19 @@ fn newest_descendant(inventory: &Inventory, backup: &Backup) -> Option<Ancestry>
         .filter(|past| past.contains(backup.facts.timeline, backup.facts.stop_lsn))
         .max_by_key(|past| past.timeline)
         .cloned()
+}
+
+/// The newest timeline after `known` that has segments and whose past is not known.
+fn newest_unknown(
+    inventory: &Inventory,
+    system: SystemId,
+    known: TimelineId,
+) -> Option<TimelineId> {
+    let newer = inventory.timelines.values().filter(|timeline| {
+        timeline.system == system
+            && timeline.timeline > known
+            && timeline.ancestry.is_none()
+            && !timeline.segments.is_empty()
+    });
+    newer.map(|timeline| timeline.timeline).max()
 }

@@ -78,19 +78,19 @@ struct Chosen<'a> {
 impl<'a> Planner<'a> {
     fn choose(&mut self) -> Result<Chosen<'a>, RestoreError> {
         match &self.request.target {
-            Target::Backup(id) => self.to_backup(*id),
-            Target::Latest => self.to_latest(),
-            Target::Time(at) => self.to_time(*at),
-            Target::Lsn(lsn) => self.to_lsn(*lsn),
+            Target::Backup(id) => self.reach_backup(*id),
+            Target::Latest => self.reach_latest(),
+            Target::Time(at) => self.reach_time(*at),
+            Target::Lsn(lsn) => self.reach_lsn(*lsn),
             Target::Xid(xid) => {
                 let words = format!("transaction {xid}");
-                self.to_found(&words, RecoveryTarget::Xid(*xid), |finder, segments| {
+                self.reach_found(&words, RecoveryTarget::Xid(*xid), |finder, segments| {
                     finder.transaction(segments, *xid)
                 })
             }
             Target::Name(name) => {
                 let words = format!("restore point `{name}`");
-                self.to_found(&words, RecoveryTarget::Name(name.clone()), |finder, segments| {
+                self.reach_found(&words, RecoveryTarget::Name(name.clone()), |finder, segments| {
                     finder.restore_point(segments, name)
                 })
             }
@@ -126,7 +126,7 @@ impl<'a> Planner<'a> {
         }
     }
 
-    fn to_backup(&self, id: lifeboat_repo::BackupId) -> Result<Chosen<'a>, RestoreError> {
+    fn reach_backup(&self, id: lifeboat_repo::BackupId) -> Result<Chosen<'a>, RestoreError> {
         let backup = self.inventory.backup(id).ok_or_else(|| {
             let cluster = self.ports.cluster.name().to_string();
             // A backup that is there and cannot be read says why.
@@ -153,7 +153,7 @@ impl<'a> Planner<'a> {
         })
     }
 
-    fn to_latest(&self) -> Result<Chosen<'a>, RestoreError> {
+    fn reach_latest(&self) -> Result<Chosen<'a>, RestoreError> {
         let (backup, way) = self.newest(|_| true).map_err(|error| match error {
             NoneFits::TooEarly(_) => {
                 RestoreError::NoBackup { cluster: self.ports.cluster.name().to_string() }
@@ -177,7 +177,7 @@ impl<'a> Planner<'a> {
         })
     }
 
-    fn to_time(&mut self, at: Timestamp) -> Result<Chosen<'a>, RestoreError> {
+    fn reach_time(&mut self, at: Timestamp) -> Result<Chosen<'a>, RestoreError> {
         let words = utc(at);
         let (backup, way) =
             self.newest(|b| b.facts.stopped_at <= at).map_err(|e| e.with(&words))?;
@@ -267,7 +267,7 @@ impl<'a> Planner<'a> {
         Ok(())
     }
 
-    fn to_lsn(&self, lsn: Lsn) -> Result<Chosen<'a>, RestoreError> {
+    fn reach_lsn(&self, lsn: Lsn) -> Result<Chosen<'a>, RestoreError> {
         let words = format!("position {lsn}");
         let (backup, way) = self.newest(|b| b.facts.stop_lsn <= lsn).map_err(|e| e.with(&words))?;
         let size = backup.facts.identity.log_segment;
@@ -313,7 +313,7 @@ impl<'a> Planner<'a> {
     }
 
     /// Targets that have to be looked for: from the newest backup back.
-    fn to_found(
+    fn reach_found(
         &self,
         words: &str,
         recover_to: RecoveryTarget,

@@ -206,10 +206,35 @@ fn check_timeline(
             None => context.note(format!("{text}; no backup needs them")),
         }
     }
+    check_seam(context, inventory, timeline);
     if history(inventory, timeline) == HistoryState::Missing && !timeline.segments.is_empty() {
         let object = LogFile::History(timeline.timeline).to_string();
         let what = "it is missing: recovery would end on an older timeline";
         let reach = Some(format!("everything on timeline {}", timeline.timeline));
         context.findings.add_reach((FindingKind::WalMissing, &object, what), [], reach);
+    }
+}
+
+/// Whether the timeline goes on where its parent was left: what is missing there is a gap of
+/// neither of the two.
+fn check_seam(context: &Context<'_>, inventory: &Inventory, timeline: &Timeline) {
+    let Some(left) = timeline.ancestry.as_ref().and_then(|past| past.ancestors.last()) else {
+        return;
+    };
+    let Some(parent) = inventory.timelines.get(&(timeline.system, left.timeline)) else { return };
+    let join = left.left_at.segment(timeline.segment_size);
+    let before = parent.segments.range(..join).next_back().map(|(number, _)| number.next());
+    let after = timeline.segments.keys().next();
+    let (Some(from), Some(to)) = (before, after) else { return };
+    let on_parent = (from < join).then(|| (parent.name(from), join.0 - from.0, from));
+    let on_child = (join < *to).then(|| (timeline.name(join), to.0 - join.0, join));
+    for (first, count, number) in [on_parent, on_child].into_iter().flatten() {
+        let Some(reach) = lost_from(inventory, timeline, number) else { continue };
+        let text = format!(
+            "{count} segments from it on are missing where timeline {} follows {}",
+            timeline.timeline, left.timeline
+        );
+        let object = first.to_string();
+        context.findings.add_reach((FindingKind::WalMissing, &object, &text), [], Some(reach));
     }
 }

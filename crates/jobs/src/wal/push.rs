@@ -153,12 +153,18 @@ fn facts(
 ) -> ArchivedFacts {
     let log = match file {
         LogFile::Segment(name) | LogFile::Partial(name) => {
-            Some(ports.engine.log_facts(name, content))
+            let mut log = ports.engine.log_facts(name, content);
+            log.restore_points.truncate(RESTORE_POINTS_MAX);
+            Some(log)
         }
         LogFile::BackupHistory(..) | LogFile::History(_) => None,
     };
     ArchivedFacts { system: segment.map(|_| system), segment, log }
 }
+
+/// Restore points that are noted beside one segment. More are still in the segment, but a restore
+/// by their names does not find them: the head of an archived file has a bound.
+const RESTORE_POINTS_MAX: usize = 1000;
 
 /// Refuses a system that is not the one of the newest backup: two servers pointed at one name
 /// would make each other's backups worthless.

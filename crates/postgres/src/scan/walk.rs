@@ -35,6 +35,7 @@ const LEFT_OUT: &[&str] = &[
     "backup_manifest.tmp",
     "current_logfiles.tmp",
     "lifeboat.recovery",
+    "lifeboat.recovery.key",
     "lifeboat.restoring",
     "postgresql.auto.conf.tmp",
     "postmaster.opts",
