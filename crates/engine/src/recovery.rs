@@ -184,7 +184,7 @@ pub struct StartRequest {
     pub socket_directory: PathBuf,
     /// Port, which also names the socket.
     pub port: u16,
-    /// No TCP, own socket directory, nothing that reaches the origin (RULES.md §5.8).
+    /// No TCP, own socket directory, nothing that reaches the origin.
     pub isolated: bool,
     /// Wait for promotion (not for a standby).
     pub wait_for_promotion: bool,
