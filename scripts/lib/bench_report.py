@@ -122,6 +122,6 @@ NOTES = """## How it is measured
 * Stored: the apparent size of all files without archived WAL; for later backups, by how much it grew.
 * "After 1 %" means: rows changed in two large tables, spread evenly over as many of their pages as make 1 % of all, and these vacuumed.
   Pages are counted afterwards by their LSN.
-* In memory (`tmpfs`) of a virtual machine, writing to pages that the host has taken back costs more than the writing itself: a wide range
-  between the fastest and the slowest round, above all of `cp`, shows it.
+* In memory (`tmpfs`) of a virtual machine, writing to pages that the host has taken back costs more than the writing itself. So 3 GiB are
+  written and removed just before every measurement, for all tools alike.
 * In the first round, relation files restored by each tool are compared with the server's byte by byte."""
