@@ -111,18 +111,20 @@ impl App {
     /// As root, starts this command again as the owner of the repository, and does not return:
     /// what root wrote there, the server could neither read nor extend.
     pub fn as_owner_of_repository(&self) -> Result<(), CliError> {
-        let store = lifeboat_store::url::open(self.settings()?.url()?)?;
-        let owner = std::fs::metadata(store.location()).map_or(Account::own(), |metadata| {
-            Account { uid: metadata.uid(), gid: metadata.gid() }
-        });
-        if Account::own().uid != 0 || owner.uid == 0 {
-            return Ok(());
-        }
+        let owner = self.owner_of_repository()?.filter(|owner| owner.uid != 0);
+        let Some(owner) = owner.filter(|_| Account::own().uid == 0) else { return Ok(()) };
         let program = Path::new("/proc/self/exe");
         let program = std::fs::read_link(program).map_err(files::failed("find", program))?;
         let mut command = owner.command(&program);
         let error = command.args(std::env::args_os().skip(1)).exec();
         Err(files::failed("run, as the owner of the repository,", &program)(error).into())
+    }
+
+    /// Who owns the repository: as a rule the server's user. `None` where that cannot be seen.
+    pub fn owner_of_repository(&self) -> Result<Option<Account>, CliError> {
+        let store = lifeboat_store::url::open(self.settings()?.url()?)?;
+        let metadata = std::fs::metadata(store.location()).ok();
+        Ok(metadata.map(|metadata| Account { uid: metadata.uid(), gid: metadata.gid() }))
     }
 
     fn keyring(

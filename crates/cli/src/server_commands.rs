@@ -51,11 +51,16 @@ impl ServerCommands {
     }
 }
 
-/// A word for the shell; `%` is doubled because the server looks for it first.
-pub(crate) fn word(text: &str) -> String {
+/// A word for the shell, in quotes only where it needs them.
+pub(crate) fn shell_word(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=:,@".contains(c);
-    let quoted = if text.chars().all(plain) { text.to_owned() } else { shell_quote(text) };
-    quoted.replace('%', "%%")
+    let bare = !text.is_empty() && text.chars().all(plain);
+    if bare { text.to_owned() } else { shell_quote(text) }
+}
+
+/// A word of a command of the server: `%` is doubled because the server looks for it first.
+fn word(text: &str) -> String {
+    shell_word(text).replace('%', "%%")
 }
 
 /// A line of postgresql.conf.

@@ -48,6 +48,9 @@ pub struct RestoreRequest {
     pub recovery_end_command: Option<String>,
     /// Archives one segment, for the successor.
     pub archive_command: Option<String>,
+    /// User and group for files that root would own otherwise: no server runs as root. Used only
+    /// when this process is root.
+    pub owner_instead_of_root: Option<(u32, u32)>,
 }
 
 /// Which moment.

@@ -24,7 +24,7 @@ use crate::error::{CliError, Trouble, usage};
 use crate::exit::Outcome;
 use crate::files;
 use crate::secrets;
-use crate::server_commands::ServerCommands;
+use crate::server_commands::{ServerCommands, shell_word};
 use crate::ui::{Page, Report};
 
 /// Connect to a server, make the repository and its keys, write the configuration
@@ -304,7 +304,7 @@ impl Report for Made {
         }
         let restart =
             if self.restart_needed { "Restart PostgreSQL, then prove" } else { "Now prove" };
-        let config = self.config.display();
+        let config = shell_word(&self.config.display().to_string());
         page.line(format!("{restart} that it works, and take the first backup:"));
         page.line(format!("  lifeboat --config {config} check"));
         page.line(format!("  lifeboat --config {config} backup"));

@@ -17,6 +17,7 @@ use crate::config::settings::threads;
 use crate::error::{CliError, usage};
 use crate::exit::Outcome;
 use crate::moment;
+use crate::server_commands::shell_word;
 use crate::ui::{Page, Report, counted, seconds};
 
 /// Restore the cluster to any moment, into an empty directory
@@ -156,6 +157,7 @@ fn request(app: &App, args: &Args) -> Result<RestoreRequest, CliError> {
         restore_command: commands.restore(),
         recovery_end_command: Some(commands.recovered()),
         archive_command: args.take_over.then(|| commands.archive()),
+        owner_instead_of_root: app.owner_of_repository()?.map(|owner| (owner.uid, owner.gid)),
     })
 }
 
@@ -231,7 +233,8 @@ impl Report for Written<'_> {
         ));
         if !self.starts {
             page.line("Start it, and it recovers to the target:");
-            page.line(format!("  pg_ctl -D {} start", self.into.display()));
+            let into = shell_word(&self.into.display().to_string());
+            page.line(format!("  pg_ctl -D {into} start"));
         }
     }
 }

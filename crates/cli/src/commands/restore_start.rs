@@ -14,6 +14,7 @@ use serde::Serialize;
 use crate::app::{self, App, Opened};
 use crate::error::{CliError, Trouble};
 use crate::files;
+use crate::server_commands::shell_word;
 use crate::ui::{Page, Report};
 
 /// How to start what was restored.
@@ -141,7 +142,8 @@ impl Report for Landed<'_> {
             "{tick} {state}: at {} on timeline {}{last}",
             landing.lsn, landing.timeline
         ));
-        page.line(format!("  psql '{}'", landing.conninfo));
-        page.line(format!("  pg_ctl -D {} stop", self.plan.into.display()));
+        let into = shell_word(&self.plan.into.display().to_string());
+        page.line(format!("  psql {}", shell_word(&landing.conninfo)));
+        page.line(format!("  pg_ctl -D {into} stop"));
     }
 }

@@ -37,13 +37,18 @@ pub struct MappedTablespace {
 pub struct Owner(Option<(u32, u32)>);
 
 impl Owner {
-    /// The owner that the directory has or, where there is none yet, its parent's.
-    fn of(directory: &Path) -> Self {
+    /// The owner that the directory has or, where there is none yet, its parent's. No server runs
+    /// as root: where that would be the owner, the one that was named for this case.
+    fn of(directory: &Path, instead_of_root: Option<(u32, u32)>) -> Self {
         if !rustix::process::geteuid().is_root() {
             return Self(None);
         }
-        let owner = directory.ancestors().find_map(|d| fs::metadata(d).ok());
-        Self(owner.map(|data| (data.uid(), data.gid())))
+        let found = directory.ancestors().find_map(|d| fs::metadata(d).ok());
+        let owner = found.map(|data| (data.uid(), data.gid()));
+        match owner {
+            Some((0, _)) | None => Self(instead_of_root.or(owner)),
+            owner => Self(owner),
+        }
     }
 
     /// Gives an open file or directory to the owner.
@@ -171,7 +176,7 @@ impl<'a> Writing<'a> {
     ) -> Result<Self, RestoreError> {
         let into = std::path::absolute(&request.into)
             .map_err(|source| failed("find", &request.into, source))?;
-        let owner = Owner::of(&into);
+        let owner = Owner::of(&into, request.owner_instead_of_root);
         let writing = Self { ports, request, facts, tablespaces, into, owner };
         let places: Vec<_> = writing.places().map(Path::to_owned).collect();
         for place in &places {
@@ -203,9 +208,7 @@ impl<'a> Writing<'a> {
             .mode(0o700)
             .create(place)
             .map_err(|source| failed("make directory", place, source))?;
-        if matches!(state, TargetState::Missing) {
-            self.owner.give_path(place).map_err(|source| failed("give away", place, source))?;
-        }
+        self.owner.give_path(place).map_err(|source| failed("give away", place, source))?;
         let mark = place.join(RESTORING_MARK);
         let text = b"lifeboat is restoring into this directory, or was cut short doing so.\n";
         self.write_file(&mark, text, 0o600)?;

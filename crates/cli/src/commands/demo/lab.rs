@@ -19,7 +19,7 @@ use crate::app::{App, places};
 use crate::error::{CliError, Trouble, usage};
 use crate::files;
 use crate::secrets;
-use crate::server_commands::word;
+use crate::server_commands::shell_word;
 use crate::ui::{Ui, seconds};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -131,8 +131,8 @@ impl Lab {
     /// Runs a command of lifeboat as the server's user, shows it and what it printed, and says
     /// how many seconds it took.
     pub fn lifeboat(&self, title: &str, words: &[&str]) -> Result<f64, CliError> {
-        let shown: Vec<String> = words.iter().map(|text| word(text)).collect();
-        self.title(title, &format!("lifeboat {}", shown.join(" ").replace("%%", "%")))?;
+        let shown: Vec<String> = words.iter().map(|text| shell_word(text)).collect();
+        self.title(title, &format!("lifeboat {}", shown.join(" ")))?;
         let mut command = self.account.command(&self.program);
         command.arg("--config").arg(self.path.join("lifeboat.toml")).args(words);
         command.env_remove("LIFEBOAT_CONFIG").env_remove(secrets::VARIABLE);
