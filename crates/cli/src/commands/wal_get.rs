@@ -29,7 +29,15 @@ pub(crate) struct Args {
 pub(crate) fn run(app: &App, args: &Args) -> Result<Outcome, CliError> {
     // Servers run their commands in the data directory, where a restore left what it needs.
     let state = RecoveryState::read(Path::new("."))?;
-    let opened = app.open(Access::Recovery)?;
+    let opened = match app.open(Access::Recovery) {
+        Ok(opened) => opened,
+        // A failure would end a standby; told "not there", it asks again.
+        Err(error) if state.as_ref().is_some_and(|state| state.standby) => {
+            app.ui.warn(&format!("{}; the standby keeps asking", error.0));
+            return Ok(Outcome::NotThere);
+        }
+        Err(error) => return Err(error),
+    };
     let outcome = wal::get(&opened.ports(app), &args.name, &args.destination, state.as_ref())?;
     if app.ui.json {
         app.ui.emit(&outcome)?;
