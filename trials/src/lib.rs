@@ -4,6 +4,7 @@
 //! release binary of this workspace), it runs as the server's user, in the data directory.
 
 pub mod lab;
+pub mod measure;
 pub mod refusal;
 pub mod restored;
 pub mod same;
