@@ -1,0 +1,78 @@
+//! A restore that is killed leaves nothing that can be started, and the same restore again makes
+//! it whole.
+
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use lifeboat_testkit::scratch::ScratchServer;
+use lifeboat_trials::Restored;
+use lifeboat_trials::refusal::lab;
+
+const DIGEST: &str = "SELECT count(*) || ' ' || sum(hashtext(t::text)) FROM t";
+
+/// So many restores are killed.
+const CUTS: u32 = 8;
+
+fn cut(major: u32) {
+    let Some(lab) = lab(&format!("cut_{major}"), ScratchServer::of(major)) else { return };
+    lab.server.execute(
+        "CREATE TABLE t AS SELECT i, md5(i::text) || md5((-i)::text) m FROM generate_series(1, 300000) i",
+    );
+    lab.backup();
+    lab.server.execute("DELETE FROM t WHERE i % 3 = 0");
+    lab.archive_all();
+    let digest = lab.server.value(DIGEST);
+
+    let directory = lab.place("cut");
+    let into = directory.display().to_string();
+    let arguments = ["restore", "--into", &into, "--jobs", "2"];
+    let begun = Instant::now();
+    lab.run(&arguments).ok();
+    let whole = begun.elapsed();
+    std::fs::remove_dir_all(&directory).expect("it can be removed");
+
+    let mut cuts = 0;
+    let mut begun_cuts = 0;
+    for number in 1..=CUTS {
+        // Moments all over a restore, never the same ones twice on a busy machine.
+        let moment = whole.mul_f64(f64::from(number) / f64::from(CUTS + 1));
+        let mut child = lab
+            .command(&arguments)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the program starts");
+        std::thread::sleep(moment.max(Duration::from_millis(1)));
+        let killed = Command::new("kill").args(["-9", &child.id().to_string()]).status();
+        assert!(killed.is_ok(), "kill cannot be run");
+        let finished = child.wait().expect("it ends").success();
+        let restored = Restored::of(&lab.server, &directory);
+        let control = directory.join("global/pg_control").exists();
+        eprintln!("cut after {moment:?}: finished {finished}, control file {control}");
+        if !finished && !control {
+            cuts += 1;
+            begun_cuts += u32::from(directory.join("PG_VERSION").exists());
+            let ran = restored.pg_ctl_start();
+            assert_ne!(ran.code, Some(0), "a cut restore was started: {}", restored.log_text());
+            lab.run(&arguments).ok();
+        }
+        // Killed after its last step, the control file's rename, it is as good as finished.
+        let _ = std::fs::remove_file(restored.log());
+        restored.pg_ctl_start().ok();
+        restored.wait_for_promotion();
+        assert_eq!(restored.value(DIGEST), digest, "cut number {number}");
+        restored.check_and_stop();
+    }
+    assert!(cuts >= CUTS / 2, "only {cuts} restores were cut: it tests little");
+    assert!(begun_cuts > 0, "no restore was cut while it wrote: it tests little");
+}
+
+#[test]
+fn a_cut_restore_cannot_be_started_and_can_be_repeated_15() {
+    cut(15);
+}
+
+#[test]
+fn a_cut_restore_cannot_be_started_and_can_be_repeated_18() {
+    cut(18);
+}
