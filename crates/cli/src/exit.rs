@@ -52,7 +52,11 @@ pub(crate) const TABLE: &[Row] = &[
             "LB-PG-007",
         ],
     },
-    Row { number: 3, meaning: "done, with findings (`verify`, `check`)", codes: &[] },
+    Row {
+        number: 3,
+        meaning: "done, with findings (`verify`, `check`; `backup`: damaged pages in the data directory)",
+        codes: &[],
+    },
     Row {
         number: 10,
         meaning: "the repository is missing or cannot be reached",

@@ -180,8 +180,8 @@ impl Explain for RepoError {
                 "check the file or variable it comes from, a trailing space included"
             }
             Self::ForeignKey { .. } => {
-                "the repository was made anew or the address changed; remove the key file and run \
-                 any command with the passphrase to make a new one"
+                "the repository was made anew or the address changed; `lifeboat key unlock` makes \
+                 a new key file"
             }
             Self::WriteOnly => "give the passphrase: passphrase-file, or LIFEBOAT_PASSPHRASE",
             Self::BadName { .. } => {
