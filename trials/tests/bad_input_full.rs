@@ -39,7 +39,7 @@ impl Small {
 
     fn resize(&self, size: &str) {
         let options = format!("remount,size={size}");
-        let mount = Self::said(Command::new("mount").args(["-o", &options]).arg(&self.place()));
+        let mount = Self::said(Command::new("mount").args(["-o", &options]).arg(self.place()));
         mount.expect("what was mounted can be mounted with another size");
     }
 
@@ -50,7 +50,7 @@ impl Small {
     /// Leaves so many KiB free.
     fn fill(&self, leave_kib: u64) {
         let _ = fs::remove_file(self.filler());
-        let df = Command::new("df").args(["--output=avail", "-k"]).arg(&self.place()).output();
+        let df = Command::new("df").args(["--output=avail", "-k"]).arg(self.place()).output();
         let df = String::from_utf8(df.expect("df runs").stdout).expect("df prints text");
         let free: u64 = df.lines().last().and_then(|n| n.trim().parse().ok()).expect("a number");
         let bytes = free.saturating_sub(leave_kib) << 10;
@@ -64,7 +64,7 @@ impl Small {
 
 impl Drop for Small {
     fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.place()).output();
+        let _ = Command::new("umount").arg("-l").arg(self.place()).output();
     }
 }
 

@@ -81,7 +81,7 @@ fn get(lab: &Lab) {
         unsure("no repository, history", get(&["wal", "get", "00000002.history"]));
     });
     let timeline = path.parent().expect("a segment lies in its timeline").to_owned();
-    fs::set_permissions(&timeline, fs::Permissions::from_mode(0)).expect("the mode can be set");
+    fs::set_permissions(&timeline, fs::Permissions::from_mode(0o000)).expect("the mode can be set");
     unsure("unreadable", get(&["wal", "get", &needed]));
     unsure("unreadable, future segment", get(&["wal", "get", "0000000100000000000000F0"]));
     fs::set_permissions(&timeline, fs::Permissions::from_mode(0o700)).expect("it can be set");
