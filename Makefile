@@ -4,7 +4,7 @@ CARGO  ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 export LIFEBOAT_TOOLS ?= /var/cache/lifeboat-tools
 
-.PHONY: help demo test check bench docs build setup clean
+.PHONY: help demo test sim check bench docs build setup clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -18,6 +18,10 @@ demo: ## the whole story on a throw-away server, in a minute
 test: ## all tests, with trials on real PostgreSQL servers
 	@scripts/setup
 	@scripts/test
+
+sim: ## histories of failure on a toy server; SEED=n replays one, HISTORIES=n runs so many
+	LIFEBOAT_SEED=$(SEED) LIFEBOAT_HISTORIES=$(HISTORIES) \
+	$(CARGO) test --locked -p lifeboat-jobs --test simulation -- --nocapture
 
 check: ## format, clippy, licences, unused dependencies
 	$(CARGO) fmt --all --check

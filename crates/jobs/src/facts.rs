@@ -107,4 +107,8 @@ pub struct ArchivedFacts {
     pub segment: Option<SegmentSize>,
     /// What the segment tells a planner.
     pub log: Option<LogFacts>,
+    /// When the server last wrote to the file, as the file system tells it. What ended after it
+    /// lies in a later segment, however late this one was archived.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub written_at: Option<Timestamp>,
 }

@@ -19,9 +19,12 @@ mod checks;
 mod model;
 mod world;
 
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use acts::Simulation;
+use world::random::Random;
 
 /// Histories that are run whatever happens: found something once, or drawn at the beginning.
 const SEEDS: [u64; 6] = [1, 2, 3, 8271, 271_828, 3_141_592];
@@ -47,14 +50,23 @@ fn every_promise_holds_through_histories_of_failure() {
     }
     let histories = std::env::var("LIFEBOAT_HISTORIES").ok().and_then(|n| n.parse::<u64>().ok());
     let began = Instant::now();
-    SEEDS.into_iter().for_each(run);
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
-    let mut random = world::random::Random(now.as_nanos() as u64);
-    let mut count = 0;
-    while histories.map_or(began.elapsed() < TIME, |n| count < n) {
-        run(random.below(1_000_000_000));
-        count += 1;
-    }
-    let all = count + SEEDS.len() as u64;
+    let random = Mutex::new(Random(now.as_nanos() as u64));
+    let count = AtomicU64::new(0);
+    let more =
+        |n| n < SEEDS.len() as u64 || histories.map_or(began.elapsed() < TIME, |end| n < end);
+    let histories = || loop {
+        let number = count.fetch_add(1, Ordering::Relaxed);
+        if !more(number) {
+            return;
+        }
+        let known = SEEDS.get(number as usize).copied();
+        run(known.unwrap_or_else(|| random.lock().unwrap().below(1_000_000_000)));
+    };
+    std::thread::scope(|scope| {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(8);
+        (0..threads).for_each(|_| drop(scope.spawn(histories)));
+    });
+    let all = count.load(Ordering::Relaxed);
     eprintln!("{all} histories, {:.1} per second", all as f64 / began.elapsed().as_secs_f64());
 }

@@ -78,27 +78,27 @@ impl ToyServer {
     pub fn transaction(&mut self, changes: Vec<Change>, at: Timestamp) -> io::Result<u32> {
         for change in changes {
             // Log first, as every database does.
-            self.log(Record::Change(change.clone()))?;
+            self.log(Record::Change(change.clone()), at)?;
             self.write(&change)?;
         }
         let xid = self.next_xid;
         self.next_xid += 1;
         // Times in the log have microseconds.
         let at = Timestamp::from_microsecond(at.as_microsecond()).map_err(io::Error::other)?;
-        self.log(Record::Commit { xid, at })?;
+        self.log(Record::Commit { xid, at }, at)?;
         Ok(xid)
     }
 
     /// Makes a restore point.
     pub fn restore_point(&mut self, name: &str, at: Timestamp) -> io::Result<()> {
         let at = Timestamp::from_microsecond(at.as_microsecond()).map_err(io::Error::other)?;
-        self.log(Record::Point { name: name.to_owned(), at })
+        self.log(Record::Point { name: name.to_owned(), at }, at)
     }
 
-    /// Finishes the current segment, which then waits to be archived.
-    pub fn switch(&mut self) -> io::Result<SegmentName> {
+    /// Finishes the current segment at this time; it then waits to be archived.
+    pub fn switch(&mut self, written: Timestamp) -> io::Result<SegmentName> {
         if self.segment_from == self.history.len() {
-            self.log(Record::Filler)?;
+            self.log(Record::Filler, written)?;
         }
         let records = &self.history[self.segment_from..];
         let number = records[0].start.segment(toy::segment_size());
@@ -112,6 +112,9 @@ impl ToyServer {
             at += bytes.len();
         }
         fs::write(self.segment_path(name), segment)?;
+        // As the file system would say, had it the server's clock.
+        let file = fs::File::options().write(true).open(self.segment_path(name))?;
+        file.set_modified(written.into())?;
         self.ready.push_back(name);
         self.segment_from = self.history.len();
         self.next = Lsn(number.end(toy::segment_size()).0 + BODY_OFFSET as u64);
@@ -136,13 +139,13 @@ impl ToyServer {
         }
     }
 
-    fn log(&mut self, record: Record) -> io::Result<()> {
+    fn log(&mut self, record: Record, at: Timestamp) -> io::Result<()> {
         let length = toy_log::encode(&record).len() as u64;
         let start =
             self.next.0 - self.next.segment(toy::segment_size()).start(toy::segment_size()).0;
         // 8 bytes stay free, so that the end of the records is seen.
         if start + length + 8 > toy::SEGMENT_BYTES as u64 {
-            self.switch()?;
+            self.switch(at)?;
         }
         let end = Lsn(self.next.0 + length);
         self.history.push(Logged { start: self.next, end, record });
@@ -271,7 +274,7 @@ impl Origin for ToyOrigin<'_> {
     }
 
     fn switch_segment(&mut self) -> Result<SegmentSwitch, EngineError> {
-        let segment = lock(&self.server).switch().map_err(failed)?;
+        let segment = lock(&self.server).switch(self.clock.now()).map_err(failed)?;
         (self.archiver)();
         Ok(SegmentSwitch { segment })
     }
@@ -283,7 +286,7 @@ impl Origin for ToyOrigin<'_> {
     fn start(&mut self, _label: &str) -> Result<BackupStart, EngineError> {
         let lsn = {
             let mut server = lock(&self.server);
-            server.log(Record::Filler).map_err(failed)?;
+            server.log(Record::Filler, self.clock.now()).map_err(failed)?;
             server.history.last().map_or(server.next, |logged| logged.start)
         };
         self.start = Some(lsn);
@@ -312,9 +315,9 @@ impl Origin for ToyOrigin<'_> {
         let start = self.start.take().ok_or_else(|| failed(io::Error::other("no backup runs")))?;
         let lsn = {
             let mut server = lock(&self.server);
-            server.log(Record::BackupEnd(start)).map_err(failed)?;
+            server.log(Record::BackupEnd(start), self.clock.now()).map_err(failed)?;
             let end = server.next;
-            server.switch().map_err(failed)?;
+            server.switch(self.clock.now()).map_err(failed)?;
             end
         };
         let at = self.clock.now();

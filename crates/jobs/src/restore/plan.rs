@@ -219,8 +219,8 @@ impl<'a> Planner<'a> {
         })
     }
 
-    /// A moment after the last commit is the end of the WAL, if the WAL was archived later than
-    /// that moment: nothing happened in between. Otherwise nobody can know.
+    /// A moment after the last commit is the end of the WAL, if the server wrote to the last
+    /// segment later than that moment: nothing happened in between. Otherwise nobody can know.
     fn refuse_beyond(
         &self,
         words: &str,
@@ -230,7 +230,7 @@ impl<'a> Planner<'a> {
     ) -> Result<(), RestoreError> {
         let finder = Finder::new(self.ports, backup.facts.identity.system_id);
         let covered = match segments.last() {
-            Some(last) => finder.facts(*last)?.0.archived_at,
+            Some(last) => finder.covered_until(*last)?,
             None => backup.facts.stopped_at,
         };
         if at <= covered {
@@ -238,7 +238,7 @@ impl<'a> Planner<'a> {
         }
         Err(RestoreError::TooLate {
             target: words.to_owned(),
-            last: format!("archived {}", utc(covered)),
+            last: format!("written {}", utc(covered)),
         })
     }
 

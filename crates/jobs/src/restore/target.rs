@@ -40,6 +40,16 @@ impl<'a> Finder<'a> {
         Ok((head, facts.and_then(|facts| facts.log)))
     }
 
+    /// Until when it is certain that nothing ended after a segment's last commit: until the
+    /// server last wrote to it. Archiving may come late, and later segments later still.
+    pub fn covered_until(&self, name: SegmentName) -> Result<Timestamp, RestoreError> {
+        let head = self.ports.cluster.log_head(&self.place(name))?;
+        let facts: Option<ArchivedFacts> = serde_json::from_value(head.facts).ok();
+        let written_at = facts.as_ref().and_then(|f| f.written_at).unwrap_or(head.archived_at);
+        let last_commit = facts.and_then(|f| f.log).and_then(|log| log.last_commit);
+        Ok(written_at.min(head.archived_at).max(last_commit.unwrap_or(Timestamp::MIN)))
+    }
+
     /// The newest restore point of this name in these segments.
     pub fn restore_point(
         &self,

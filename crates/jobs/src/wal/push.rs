@@ -6,7 +6,7 @@ use std::path::Path;
 
 use lifeboat_engine::{EngineError, LogFile, SegmentName, SegmentNo, SegmentSize, SystemId};
 use lifeboat_repo::{Compression, PushOutcome, RepoError};
-use lifeboat_units::ByteCount;
+use lifeboat_units::{ByteCount, Timestamp};
 use serde::Serialize;
 
 use super::error::PushError;
@@ -66,12 +66,12 @@ pub fn push(
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let file: LogFile =
         name.parse().map_err(|source| PushError::Name { name: name.clone(), source })?;
-    let content = read_file(path)?;
+    let (content, written_at) = read_file(path)?;
     let local = local_system(ports, path);
     let (system, segment) = origin(ports, file, &content, local)?;
     let failed = |source| PushError::Repo { file: name.clone(), source };
     check_system(ports, file, system, segment)?;
-    let facts = facts(ports, file, system, segment, &content);
+    let facts = ArchivedFacts { written_at, ..facts(ports, file, system, segment, &content) };
     let outcome = ports
         .cluster
         .push_log(
@@ -98,10 +98,14 @@ pub fn push(
     }
 }
 
-fn read_file(path: &Path) -> Result<Vec<u8>, PushError> {
+/// The content, and when it was last written. The time is read first: what is written later is
+/// not vouched for.
+fn read_file(path: &Path) -> Result<(Vec<u8>, Option<Timestamp>), PushError> {
     let failed = |source| PushError::Read { path: path.to_owned(), source };
     let file = File::open(path).map_err(failed)?;
-    let size_bytes = file.metadata().map_err(failed)?.len();
+    let data = file.metadata().map_err(failed)?;
+    let size_bytes = data.len();
+    let written_at = data.modified().ok().and_then(|at| Timestamp::try_from(at).ok());
     let too_large = |size_bytes| PushError::TooLarge { path: path.to_owned(), size_bytes };
     if size_bytes > FILE_BYTES_MAX {
         return Err(too_large(size_bytes));
@@ -111,7 +115,7 @@ fn read_file(path: &Path) -> Result<Vec<u8>, PushError> {
     if content.len() as u64 > FILE_BYTES_MAX {
         return Err(too_large(content.len() as u64));
     }
-    Ok(content)
+    Ok((content, written_at))
 }
 
 fn local_system(ports: &Ports<'_>, path: &Path) -> Result<SystemId, EngineError> {
@@ -159,7 +163,7 @@ fn facts(
         }
         LogFile::BackupHistory(..) | LogFile::History(_) => None,
     };
-    ArchivedFacts { system: segment.map(|_| system), segment, log }
+    ArchivedFacts { system: segment.map(|_| system), segment, log, written_at: None }
 }
 
 /// Restore points that are noted beside one segment. More are still in the segment, but a restore

@@ -85,7 +85,7 @@ impl Simulation {
 
     /// A segment is finished; the archiver may run at once, later, or fail.
     fn switch(&mut self) {
-        lock(&self.world.server).switch().unwrap();
+        lock(&self.world.server).switch(self.world.clock.now()).unwrap();
         if !self.random.one_in(3) {
             self.world.archiver.run();
         }
@@ -223,7 +223,7 @@ impl Simulation {
         let into = self.world.fresh();
         self.world.restore(&self.world.cluster, &into, target.clone()).unwrap();
         self.write();
-        lock(&self.world.server).switch().unwrap();
+        lock(&self.world.server).switch(self.world.clock.now()).unwrap();
         self.world.archiver.run();
         let files = self.world.recover(&self.world.cluster, &into).unwrap();
         if target != Target::Latest {

@@ -9,9 +9,9 @@ use lifeboat_jobs::restore::{RestoreError, Target};
 use lifeboat_jobs::retention;
 use lifeboat_jobs::verify::{self, VerifySettings};
 use lifeboat_repo::lease;
-use lifeboat_testkit::toy_log::{Files, Record};
+use lifeboat_testkit::toy_log::{Files, Logged, Record};
 use lifeboat_testkit::toy_server::lock;
-use lifeboat_testkit::{ToyEngine, toy};
+use lifeboat_testkit::{ToyEngine, ToyServer, toy};
 use lifeboat_units::{Clock, Timestamp};
 
 use crate::acts::{Simulation, locked};
@@ -29,6 +29,7 @@ impl Simulation {
             }
         }
         self.check_refusals();
+        self.check_the_uncertain();
         if self.random.one_in(4) {
             self.verify();
         }
@@ -94,13 +95,9 @@ impl Simulation {
             (1 | 2, Record::Commit { xid, .. }) => (Target::Xid(*xid), chosen + 1),
             (1 | 2, Record::Point { name, .. }) => (Target::Name(name.clone()), chosen + 1),
             (3, Record::Commit { at, .. }) if !stepped_back => {
-                let last = archived.at.filter(|_| false);
+                let last = self.random.one_in(2).then_some(archived.written_at).flatten();
                 let until = at.max(&floor.at).max(&last.unwrap_or(*at)).to_owned();
-                let past =
-                    |record: &Record| matches!(record, Record::Commit { at, .. } if *at > until);
-                let end = history.iter().position(|logged| past(&logged.record));
-                // A later commit that is not archived yet cannot be known of.
-                (Target::Time(until), end.unwrap_or(history.len()))
+                return Some((Target::Time(until), expected_at(&server, until)));
             }
             _ => (Target::Lsn(logged.start), chosen + 1),
         };
@@ -137,6 +134,25 @@ impl Simulation {
         assert!(!into.exists(), "{target:?} was refused after something was written");
     }
 
+    /// Now: whatever ended since the last segment was finished is not archived. The plan refuses,
+    /// or it is right; it never lands short of it.
+    fn check_the_uncertain(&mut self) {
+        if locked(&self.model).floor.is_none() || locked(&self.model).stepped_back {
+            return;
+        }
+        let now = self.world.clock.now();
+        let into = self.world.fresh();
+        match self.world.restore(&self.world.cluster, &into, Target::Time(now)) {
+            Err(error) => assert!(matches!(error, RestoreError::TooLate { .. }), "{error}"),
+            Ok(plan) => {
+                let files = self.world.recover(&self.world.cluster, &into).unwrap();
+                let server = lock(&self.world.server);
+                assert!(expected_at(&server, now).contains(&files), "{now} fell short: {plan:?}");
+                std::fs::remove_dir_all(&into).unwrap();
+            }
+        }
+    }
+
     fn verify(&mut self) -> verify::VerifyReport {
         let settings = VerifySettings { backups: None, jobs: 1 };
         let report = verify::run(&self.world.ports(), &settings).unwrap();
@@ -168,4 +184,17 @@ impl Simulation {
         let latest = self.world.content_at(Target::Latest).unwrap();
         assert!(latest == self.files_at(self.world.archiver.archived.lock().unwrap().end));
     }
+}
+
+/// What may be there at a moment. Of a transaction that had not ended any part may: nobody sees
+/// it.
+fn expected_at(server: &ToyServer, until: Timestamp) -> Vec<Files> {
+    let later = |logged: &Logged| match &logged.record {
+        Record::Commit { at, .. } => Some(*at > until),
+        _ => None,
+    };
+    let history = server.history();
+    let last = history.iter().rposition(|l| later(l) == Some(false)).map_or(0, |n| n + 1);
+    let next = history.iter().position(|l| later(l) == Some(true)).unwrap_or(history.len());
+    (last..=next).map(|records| server.files_after(records)).collect()
 }

@@ -35,8 +35,8 @@ pub struct Archived {
     pub segments: Vec<SegmentName>,
     /// End of the last record in them.
     pub end: Lsn,
-    /// When the last one was finished and when it was acknowledged.
-    pub at: Option<Timestamp>,
+    /// When the server finished the last one.
+    pub written_at: Option<Timestamp>,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -52,6 +52,7 @@ impl Archiver {
                 return false;
             }
             let mut server = lock(&self.server);
+            let written = std::fs::metadata(server.segment_path(name)).unwrap().modified().unwrap();
             server.archived().unwrap();
             let size = lifeboat_testkit::toy::segment_size();
             let after = name.number(size).unwrap().end(size);
@@ -59,7 +60,7 @@ impl Archiver {
             let mut archived = locked(&self.archived);
             archived.segments.push(name);
             archived.end = inside.unwrap().end;
-            archived.at = Some(self.clock.now());
+            archived.written_at = Some(written.try_into().unwrap());
         }
     }
 
