@@ -1,5 +1,7 @@
 //! Finds named and numbered targets in the archived WAL.
 
+use std::time::Duration;
+
 use lifeboat_engine::{LogFacts, Lsn, SegmentName};
 use lifeboat_repo::{LogHead, LogPlace};
 use lifeboat_units::Timestamp;
@@ -7,6 +9,9 @@ use lifeboat_units::Timestamp;
 use super::error::RestoreError;
 use crate::facts::ArchivedFacts;
 use crate::ports::Ports;
+
+/// How long a record may be under way from taking its time to being written.
+const WRITING_LAG: Duration = Duration::from_secs(1);
 
 /// Looks into archived segments.
 pub struct Finder<'a> {
@@ -40,12 +45,14 @@ impl<'a> Finder<'a> {
         Ok((head, facts.and_then(|facts| facts.log)))
     }
 
-    /// Until when it is certain that nothing ended after a segment's last commit: until the
-    /// server last wrote to it. Archiving may come late, and later segments later still.
+    /// Until when it is certain that nothing ended after a segment's last commit: until shortly
+    /// before the server last wrote to it. Archiving may come late, and later segments later
+    /// still; and a transaction takes its time a moment before its record is written.
     pub fn covered_until(&self, name: SegmentName) -> Result<Timestamp, RestoreError> {
         let head = self.ports.cluster.log_head(&self.place(name))?;
         let facts: Option<ArchivedFacts> = serde_json::from_value(head.facts).ok();
         let written_at = facts.as_ref().and_then(|f| f.written_at).unwrap_or(head.archived_at);
+        let written_at = written_at.saturating_sub(WRITING_LAG).unwrap_or(Timestamp::MIN);
         let last_commit = facts.and_then(|f| f.log).and_then(|log| log.last_commit);
         Ok(written_at.min(head.archived_at).max(last_commit.unwrap_or(Timestamp::MIN)))
     }
