@@ -86,9 +86,35 @@ pub fn path(file: u32) -> String {
     format!("base/1/{file}")
 }
 
-/// Does to the files what a record says.
-pub fn apply(record: &Record, files: &mut Files) {
-    let Record::Change(change) = record else { return };
+/// Files that are brought forward record by record. Nobody sees what a transaction did before it
+/// ended.
+#[derive(Debug, Clone, Default)]
+pub struct Replayed {
+    /// The files as the last transaction left them.
+    pub files: Files,
+    under_way: Vec<Change>,
+}
+
+impl Replayed {
+    /// Begins with these files.
+    pub fn from(files: Files) -> Self {
+        Self { files, under_way: Vec::new() }
+    }
+
+    /// Replays one record.
+    pub fn replay(&mut self, record: &Record) {
+        match record {
+            Record::Change(change) => self.under_way.push(change.clone()),
+            Record::Commit { .. } => {
+                self.under_way.drain(..).for_each(|change| apply(&change, &mut self.files));
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Does a change to the files.
+pub fn apply(change: &Change, files: &mut Files) {
     match change {
         Change::Page { file, page, bytes } => {
             let content = files.entry(path(*file)).or_default();

@@ -8,7 +8,7 @@ use lifeboat_engine::{Lsn, RecoverySettings, RecoveryTarget, SegmentName, Timeli
 use lifeboat_units::Timestamp;
 
 use crate::toy;
-use crate::toy_log::{self, Files, Record};
+use crate::toy_log::{self, Files, Record, Replayed};
 
 /// What recovery is told lies here.
 pub const SETTINGS_FILE: &str = "toy.recovery";
@@ -74,7 +74,7 @@ pub fn recover(
     let label = fs::read_to_string(directory.join(LABEL_FILE)).map_err(|e| e.to_string())?;
     let start: Lsn = label.trim().parse().map_err(|_| format!("label {label:?}"))?;
     let mut replay = Replay {
-        files: files(directory).map_err(|e| e.to_string())?,
+        replayed: Replayed::from(files(directory).map_err(|e| e.to_string())?),
         start,
         target,
         consistent: false,
@@ -85,20 +85,20 @@ pub fn recover(
         let Some(segment) = fetch(name)? else { break };
         for logged in toy_log::records(name, &segment) {
             if logged.start >= start && replay.step(&logged)? {
-                return Ok(replay.files);
+                return Ok(replay.replayed.files);
             }
         }
         number = number.next();
     }
     match (replay.consistent, &replay.target) {
         (false, _) => Err("the log ended before the backup was consistent".to_owned()),
-        (true, RecoveryTarget::Latest) => Ok(replay.files),
+        (true, RecoveryTarget::Latest) => Ok(replay.replayed.files),
         (true, target) => Err(format!("the log ended before {target:?}")),
     }
 }
 
 struct Replay {
-    files: Files,
+    replayed: Replayed,
     start: Lsn,
     target: RecoveryTarget,
     consistent: bool,
@@ -113,7 +113,7 @@ impl Replay {
         {
             return self.at_end();
         }
-        toy_log::apply(&logged.record, &mut self.files);
+        self.replayed.replay(&logged.record);
         if logged.record == Record::BackupEnd(self.start) {
             self.consistent = true;
             if self.target == RecoveryTarget::Immediate {

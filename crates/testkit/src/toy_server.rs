@@ -15,7 +15,7 @@ use lifeboat_engine::{
 use lifeboat_units::{Clock, Timestamp};
 
 use crate::toy::{self, ToyError};
-use crate::toy_log::{self, BODY_OFFSET, Change, Files, Logged, PAGE_BYTES, Record};
+use crate::toy_log::{self, BODY_OFFSET, Change, Files, Logged, PAGE_BYTES, Record, Replayed};
 use crate::toy_recovery::LABEL_FILE;
 
 /// A server without connections: who has it writes.
@@ -67,11 +67,9 @@ impl ToyServer {
 
     /// The page files after the first so many records.
     pub fn files_after(&self, records: usize) -> Files {
-        let mut files = Files::new();
-        self.history[..records]
-            .iter()
-            .for_each(|logged| toy_log::apply(&logged.record, &mut files));
-        files
+        let mut replayed = Replayed::default();
+        self.history[..records].iter().for_each(|logged| replayed.replay(&logged.record));
+        replayed.files
     }
 
     /// Changes pages and commits; gives the transaction's number.
@@ -154,7 +152,7 @@ impl ToyServer {
     }
 
     fn write(&mut self, change: &Change) -> io::Result<()> {
-        toy_log::apply(&Record::Change(change.clone()), &mut self.files);
+        toy_log::apply(change, &mut self.files);
         let (Change::Page { file, .. } | Change::Truncate { file, .. } | Change::Remove { file }) =
             change;
         let path = self.directory.join(toy_log::path(*file));

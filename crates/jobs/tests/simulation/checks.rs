@@ -9,7 +9,7 @@ use lifeboat_jobs::restore::{RestoreError, Target};
 use lifeboat_jobs::retention;
 use lifeboat_jobs::verify::{self, VerifySettings};
 use lifeboat_repo::lease;
-use lifeboat_testkit::toy_log::{Files, Logged, Record};
+use lifeboat_testkit::toy_log::{Files, Record};
 use lifeboat_testkit::toy_server::lock;
 use lifeboat_testkit::{ToyEngine, ToyServer, toy};
 use lifeboat_units::{Clock, Timestamp};
@@ -95,9 +95,10 @@ impl Simulation {
             (1 | 2, Record::Commit { xid, .. }) => (Target::Xid(*xid), chosen + 1),
             (1 | 2, Record::Point { name, .. }) => (Target::Name(name.clone()), chosen + 1),
             (3, Record::Commit { at, .. }) if !stepped_back => {
-                let last = self.random.one_in(2).then_some(archived.written_at).flatten();
-                let until = at.max(&floor.at).max(&last.unwrap_or(*at)).to_owned();
-                return Some((Target::Time(until), expected_at(&server, until)));
+                // Quiet until the last segment was written, less a second: see `covered_until`.
+                let quiet = archived.written_at.map_or(*at, |at| at - Duration::from_secs(1));
+                let until = if self.random.one_in(2) { *at } else { quiet.max(*at) };
+                return Some((Target::Time(until), vec![files_until(&server, until)]));
             }
             _ => (Target::Lsn(logged.start), chosen + 1),
         };
@@ -147,7 +148,7 @@ impl Simulation {
             Ok(plan) => {
                 let files = self.world.recover(&self.world.cluster, &into).unwrap();
                 let server = lock(&self.world.server);
-                assert!(expected_at(&server, now).contains(&files), "{now} fell short: {plan:?}");
+                assert!(files == files_until(&server, now), "{now} fell short: {plan:?}");
                 std::fs::remove_dir_all(&into).unwrap();
             }
         }
@@ -186,15 +187,10 @@ impl Simulation {
     }
 }
 
-/// What may be there at a moment. Of a transaction that had not ended any part may: nobody sees
-/// it.
-fn expected_at(server: &ToyServer, until: Timestamp) -> Vec<Files> {
-    let later = |logged: &Logged| match &logged.record {
-        Record::Commit { at, .. } => Some(*at > until),
-        _ => None,
-    };
+/// What was there at a moment: everything before the first transaction that ended later.
+fn files_until(server: &ToyServer, until: Timestamp) -> Files {
+    let later = |record: &Record| matches!(record, Record::Commit { at, .. } if *at > until);
     let history = server.history();
-    let last = history.iter().rposition(|l| later(l) == Some(false)).map_or(0, |n| n + 1);
-    let next = history.iter().position(|l| later(l) == Some(true)).unwrap_or(history.len());
-    (last..=next).map(|records| server.files_after(records)).collect()
+    let next = history.iter().position(|logged| later(&logged.record));
+    server.files_after(next.unwrap_or(history.len()))
 }

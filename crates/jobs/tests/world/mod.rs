@@ -70,6 +70,44 @@ impl World {
         Self { store, cluster, clock, server, archiver, cancel: Cancel::default(), entropy, home }
     }
 
+    /// The same server with a copy of the repository that goes its own way.
+    pub fn fork(&self) -> Self {
+        let store = MemoryStore::from_snapshot(self.store.snapshot());
+        let cluster = self.through(store.clone()).unwrap();
+        let archiver = Archiver {
+            store: store.clone(),
+            cluster: cluster.clone(),
+            entropy: self.entropy.clone(),
+            clock: self.clock.clone(),
+            server: Arc::clone(&self.server),
+            random: Mutex::new(Random(1)),
+            fails_one_in: Mutex::new(None),
+            archived: Mutex::default(),
+        };
+        Self {
+            store,
+            cluster,
+            clock: self.clock.clone(),
+            server: Arc::clone(&self.server),
+            archiver: Arc::new(archiver),
+            cancel: Cancel::default(),
+            entropy: self.entropy.clone(),
+            home: directory(),
+        }
+    }
+
+    /// Changes pages in one transaction.
+    pub fn commit(&self, changes: Vec<Change>) -> u32 {
+        self.clock.advance(Duration::from_secs(1));
+        lock(&self.server).transaction(changes, self.clock.now()).unwrap()
+    }
+
+    /// Finishes a segment and archives it.
+    pub fn archive(&self) {
+        lock(&self.server).switch(self.clock.now()).unwrap();
+        assert!(self.archiver.run());
+    }
+
     /// The repository as a new process finds it, through another store.
     pub fn through(&self, store: impl Store + 'static) -> Result<Cluster, RepoError> {
         reopen(&self.cluster, store, &self.entropy)
@@ -132,6 +170,11 @@ pub fn settings() -> BackupSettings {
         note: None,
         archive_timeout: Duration::from_secs(120),
     }
+}
+
+/// A change of one page to something new.
+pub fn change(random: &mut Random, file: u32, page_number: u32) -> Change {
+    Change::Page { file, page: page_number, bytes: page(random) }
 }
 
 /// A page that is like no other.
