@@ -58,7 +58,7 @@ impl Ran {
 }
 
 fn binary() -> PathBuf {
-    let default = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/release/lifeboat");
+    let default = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/debug/lifeboat");
     std::env::var_os("LIFEBOAT_BIN").map_or_else(|| default.into(), PathBuf::from)
 }
 
@@ -82,7 +82,7 @@ impl Lab {
         let place = server.directory("lifeboat");
         let program = place.join("lifeboat");
         std::fs::copy(binary(), &program).unwrap_or_else(|e| {
-            panic!("{}: {e}; build it: cargo build --release -p lifeboat-cli", binary().display())
+            panic!("{}: {e}; build it: cargo build -p lifeboat-cli", binary().display())
         });
         let config = place.join("lifeboat.toml");
         let passphrase = place.join("passphrase");

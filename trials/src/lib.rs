@@ -1,7 +1,7 @@
 //! Trials of the program on real PostgreSQL servers; see `tests/`.
 //!
 //! The program is called as a user calls it: its binary is named by `LIFEBOAT_BIN` (otherwise the
-//! release binary of this workspace), it runs as the server's user, in the data directory.
+//! development binary of this workspace), it runs as the server's user, in the data directory.
 
 pub mod lab;
 pub mod measure;
