@@ -21,7 +21,7 @@ test: ## all tests, with trials on real PostgreSQL servers
 
 sim: ## histories of failure on a toy server; SEED=n replays one, HISTORIES=n runs so many
 	LIFEBOAT_SEED=$(SEED) LIFEBOAT_HISTORIES=$(HISTORIES) \
-	$(CARGO) test --release --locked -p lifeboat-jobs --test simulation -- --nocapture
+	$(CARGO) test --locked -p lifeboat-jobs --test simulation -- --nocapture
 
 check: ## format, clippy, licences, unused dependencies
 	$(CARGO) fmt --all --check

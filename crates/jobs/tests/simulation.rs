@@ -33,8 +33,20 @@ const TIME: Duration = Duration::from_secs(20);
 /// Ticks of one history.
 const TICKS: u32 = 40;
 
+/// Names the history that failed: several run at a time.
+struct Named(u64);
+
+impl Drop for Named {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("seed {0} FAILED: replay with `make sim SEED={0}`", self.0);
+        }
+    }
+}
+
 fn run(seed: u64) {
-    eprintln!("seed {seed}: replay with `make sim SEED={seed}`");
+    eprintln!("seed {seed}");
+    let _named = Named(seed);
     let mut simulation = Simulation::new(seed);
     for tick in 0..TICKS {
         simulation.tick(tick);
@@ -52,7 +64,7 @@ fn every_promise_holds_through_histories_of_failure() {
     let began = Instant::now();
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
     let random = Mutex::new(Random(now.as_nanos() as u64));
-    let count = AtomicU64::new(0);
+    let (count, done) = (AtomicU64::new(0), AtomicU64::new(0));
     let more =
         |n| n < SEEDS.len() as u64 || histories.map_or(began.elapsed() < TIME, |end| n < end);
     let histories = || loop {
@@ -62,11 +74,12 @@ fn every_promise_holds_through_histories_of_failure() {
         }
         let known = SEEDS.get(number as usize).copied();
         run(known.unwrap_or_else(|| random.lock().unwrap().below(1_000_000_000)));
+        done.fetch_add(1, Ordering::Relaxed);
     };
     std::thread::scope(|scope| {
         let threads = std::thread::available_parallelism().map_or(1, usize::from).min(8);
         (0..threads).for_each(|_| drop(scope.spawn(histories)));
     });
-    let all = count.load(Ordering::Relaxed);
+    let all = done.load(Ordering::Relaxed);
     eprintln!("{all} histories, {:.1} per second", all as f64 / began.elapsed().as_secs_f64());
 }
