@@ -1,7 +1,8 @@
 //! What a job writes into a manifest, or beside an archived log file.
 
 use lifeboat_engine::{
-    ClusterIdentity, Directory, LogFacts, Lsn, SegmentSize, SystemId, Tablespace, TimelineId,
+    Ancestry, ClusterIdentity, Directory, LogFacts, Lsn, SegmentSize, SystemId, Tablespace,
+    TimelineId,
 };
 use lifeboat_repo::{Manifest, RepoError};
 use lifeboat_units::Timestamp;
@@ -111,4 +112,8 @@ pub struct ArchivedFacts {
     /// lies in a later segment, however late this one was archived.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub written_at: Option<Timestamp>,
+    /// The past that a history file tells, so that a host without the private key knows which
+    /// timeline descends from which.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ancestry: Option<Ancestry>,
 }

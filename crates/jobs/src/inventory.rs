@@ -253,10 +253,14 @@ impl Inventory {
             }
             LogFile::Partial(name) => timeline.partials.extend(name.number(segment_size)),
             LogFile::History(_) => {
-                // Without the private key a history cannot be read: what a host in write-only
-                // mode may list does not include it.
-                if cluster.repository().keyring().identity.is_some() {
-                    match read_history(cluster, engine, id, &log.place) {
+                // Without the private key the content cannot be read; what it tells is noted in the
+                // head, which needs the index key only.
+                let may_read = cluster.repository().keyring().identity.is_some();
+                let noted = || noted_history(cluster, id, &log.place);
+                let read = || read_history(cluster, engine, id, &log.place).map(Some);
+                let history = if may_read { read() } else { noted() };
+                if let Some(history) = history.transpose() {
+                    match history {
                         Ok(ancestry) => timeline.ancestry = Some(ancestry),
                         Err(InventoryError::Repo(error)) if !is_about_one_object(&error) => {
                             return Err(error.into());
@@ -296,6 +300,17 @@ pub(crate) fn is_about_one_object(error: &RepoError) -> bool {
         ),
         _ => false,
     }
+}
+
+/// What is noted of a timeline's past beside its history file.
+fn noted_history(
+    cluster: &Cluster,
+    timeline: TimelineId,
+    place: &LogPlace,
+) -> Result<Option<Ancestry>, InventoryError> {
+    let head = cluster.log_head(place)?;
+    let facts: Option<ArchivedFacts> = serde_json::from_value(head.facts).ok();
+    Ok(facts.and_then(|facts| facts.ancestry).filter(|past| past.timeline == timeline))
 }
 
 fn read_history(

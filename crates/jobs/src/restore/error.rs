@@ -41,6 +41,26 @@ pub enum RestoreError {
         /// The target in words.
         target: String,
     },
+    /// Several restore points have this name.
+    #[error("restore point `{name}` was made more than once: {}", places.join(", "))]
+    Ambiguous {
+        /// The name.
+        name: String,
+        /// Where, and when.
+        places: Vec<String>,
+    },
+    /// The moment lies where a newer timeline had already left an older one.
+    #[error(
+        "{target} lies after timeline {new} left timeline {old} and before anything was committed on {new}"
+    )]
+    Forked {
+        /// The target in words.
+        target: String,
+        /// The newer timeline.
+        new: TimelineId,
+        /// The one that it left.
+        old: TimelineId,
+    },
     /// WAL is missing on the way.
     #[error(
         "WAL is missing between the backup and the target: {first} to {last} ({count} segments)"
@@ -142,6 +162,8 @@ impl Explain for RestoreError {
             Self::Write { .. } => "LB-RST-009",
             Self::Damaged { .. } => "LB-RST-010",
             Self::Cancelled => "LB-RST-011",
+            Self::Ambiguous { .. } => "LB-RST-012",
+            Self::Forked { .. } => "LB-RST-013",
             Self::State(error) => return error.code(),
             Self::Inventory(error) => return error.code(),
             Self::Repo(error) => return error.code(),
@@ -160,6 +182,8 @@ impl Explain for RestoreError {
             | Self::TooEarly { .. }
             | Self::TooLate { .. }
             | Self::NotFound { .. }
+            | Self::Ambiguous { .. }
+            | Self::Forked { .. }
             | Self::Occupied { .. }
             | Self::Gap { .. }
             | Self::Timeline { .. }
@@ -178,7 +202,15 @@ impl Explain for RestoreError {
                  restores up to the end of what is there"
             }
             Self::NotFound { .. } => {
-                "names are case-sensitive; `lifeboat list` shows what can be reached"
+                "names are case-sensitive; it may lie on another timeline: `lifeboat wal list` \
+                 shows them, --timeline N chooses one"
+            }
+            Self::Ambiguous { .. } => {
+                "choose one by its position: --to-lsn, or by its time: --to-time"
+            }
+            Self::Forked { .. } => {
+                "say which history is meant: --timeline with the older number for what happened \
+                 there, with the newer one for the state in which it was left"
             }
             Self::Occupied { .. } => "choose an empty or new directory, or empty this one yourself",
             Self::Gap { .. } => {

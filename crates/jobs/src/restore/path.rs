@@ -15,6 +15,16 @@ pub struct Way<'a> {
     pub past: Ancestry,
 }
 
+/// Where a timeline was left and yet went on.
+pub struct Fork {
+    /// The older timeline's segment in which it was left.
+    pub left: SegmentName,
+    /// The older timeline's last segment.
+    pub old_last: SegmentName,
+    /// The newer timeline's first segment that is its own alone.
+    pub new_second: Option<SegmentName>,
+}
+
 /// What lies on a way from a segment on.
 pub struct Reach {
     /// Segments in order, as far as they follow each other.
@@ -125,6 +135,24 @@ impl<'a> Way<'a> {
         let timeline = self.past.timeline_at(from.start(size));
         let name = |number| SegmentName::new(timeline, number, size);
         Some((name(from), name(last), beyond.0 - from.0))
+    }
+
+    /// Where `old` was left by the next timeline of this way, if `old` went on beyond that.
+    pub fn fork(&self, old: TimelineId, size: lifeboat_engine::SegmentSize) -> Option<Fork> {
+        let place = self.past.ancestors.iter().position(|a| a.timeline == old)?;
+        let left = self.past.ancestors[place].left_at.segment(size);
+        let new = self.past.ancestors.get(place + 1).map_or(self.past.timeline, |a| a.timeline);
+        let timeline = self.timeline(old)?;
+        let mut beyond = timeline.segments.range(left..).map(|(number, _)| timeline.name(*number));
+        let first = beyond.next()?;
+        let second = self.timeline(new).and_then(|t| {
+            t.segments.range(left.next()..).next().map(|(number, _)| t.name(*number))
+        });
+        Some(Fork {
+            left: first,
+            old_last: beyond.next_back().unwrap_or(first),
+            new_second: second,
+        })
     }
 
     /// Timelines that replay passes from the backup on, oldest first.

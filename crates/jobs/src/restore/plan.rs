@@ -84,14 +84,15 @@ impl<'a> Planner<'a> {
             Target::Lsn(lsn) => self.reach_lsn(*lsn),
             Target::Xid(xid) => {
                 let words = format!("transaction {xid}");
-                self.reach_found(&words, RecoveryTarget::Xid(*xid), |finder, segments| {
+                self.reach_found(&words, RecoveryTarget::Xid(*xid), |finder, segments, _| {
                     finder.transaction(segments, *xid)
                 })
             }
             Target::Name(name) => {
                 let words = format!("restore point `{name}`");
-                self.reach_found(&words, RecoveryTarget::Name(name.clone()), |finder, segments| {
-                    finder.restore_point(segments, name)
+                let target = RecoveryTarget::Name(name.clone());
+                self.reach_found(&words, target, |finder, segments, start| {
+                    finder.restore_point(segments, name, start)
                 })
             }
         }
@@ -181,6 +182,7 @@ impl<'a> Planner<'a> {
         let words = utc(at);
         let (backup, way) =
             self.newest(|b| b.facts.stopped_at <= at).map_err(|e| e.with(&words))?;
+        self.refuse_forked(&words, at, backup, &way)?;
         let reach = way.reach(backup);
         let gap = reach.gap;
         let segments = cut_lenient(backup, reach)?;
@@ -317,12 +319,18 @@ impl<'a> Planner<'a> {
         &self,
         words: &str,
         recover_to: RecoveryTarget,
-        find: impl Fn(&Finder<'_>, &[SegmentName]) -> Result<Option<super::target::Found>, RestoreError>,
+        find: impl Fn(
+            &Finder<'_>,
+            &[SegmentName],
+            Lsn,
+        ) -> Result<Option<super::target::Found>, RestoreError>,
     ) -> Result<Chosen<'a>, RestoreError> {
         for (backup, way) in self.candidates()? {
             let reach = way.reach(backup);
             let finder = Finder::new(self.ports, backup.facts.identity.system_id);
-            let Some(found) = find(&finder, &reach.segments)? else { continue };
+            let Some(found) = find(&finder, &reach.segments, backup.facts.start_lsn)? else {
+                continue;
+            };
             if found.lsn <= backup.facts.stop_lsn {
                 continue; // an older backup ends before it
             }
@@ -370,6 +378,38 @@ impl<'a> Planner<'a> {
             }
         }
         Ok((finder.last_commit(segments)?, end))
+    }
+
+    /// Where an older timeline went on after a newer one had left it, moments of both lie side by
+    /// side: one between the fork and what was first committed on the newer must say which
+    /// history it means. Judged by whole segments, so a little around the fork is refused too.
+    fn refuse_forked(
+        &self,
+        words: &str,
+        at: Timestamp,
+        backup: &Backup,
+        way: &Way<'_>,
+    ) -> Result<(), RestoreError> {
+        if self.request.timeline != TimelineChoice::Latest {
+            return Ok(());
+        }
+        let finder = Finder::new(self.ports, backup.facts.identity.system_id);
+        let facts = |name| Ok::<_, RestoreError>(finder.facts(name)?.1.unwrap_or_default());
+        for pair in way.timelines(backup).windows(2) {
+            let (old, new) = (pair[0], pair[1]);
+            let Some(fork) = way.fork(old, backup.facts.identity.log_segment) else { continue };
+            let from = facts(fork.left)?.first_commit;
+            let until = finder.last_commit(&[fork.left, fork.old_last])?;
+            let begins = match fork.new_second {
+                Some(second) => facts(second)?.first_commit,
+                None => None,
+            };
+            let on_old = from.is_none_or(|from| at >= from) && until.is_some_and(|end| at <= end);
+            if on_old && begins.is_none_or(|first| at < first) {
+                return Err(RestoreError::Forked { target: words.to_owned(), new, old });
+            }
+        }
+        Ok(())
     }
 
     /// Whether a commit near the end lies across two segments, so that its time is not known.

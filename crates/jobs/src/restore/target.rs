@@ -57,20 +57,29 @@ impl<'a> Finder<'a> {
         Ok(written_at.min(head.archived_at).max(last_commit.unwrap_or(Timestamp::MIN)))
     }
 
-    /// The newest restore point of this name in these segments.
+    /// The restore point of this name in these segments, of which replay sees what begins after
+    /// `start`.
+    ///
+    /// Errors: [`RestoreError::Ambiguous`] when there are several: the server would end at the
+    /// first of them, and nobody can say whether that was meant.
     pub fn restore_point(
         &self,
         segments: &[SegmentName],
         name: &str,
+        start: Lsn,
     ) -> Result<Option<Found>, RestoreError> {
-        for segment in segments.iter().rev() {
+        let mut found: Vec<Found> = Vec::new();
+        for segment in segments {
             let (_, facts) = self.facts(*segment)?;
             let points = facts.map(|f| f.restore_points).unwrap_or_default();
-            if let Some(point) = points.iter().rev().find(|point| point.name == name) {
-                return Ok(Some(Found { lsn: point.lsn, at: point.at }));
-            }
+            let named = points.iter().filter(|point| point.name == name && point.lsn > start);
+            found.extend(named.map(|point| Found { lsn: point.lsn, at: point.at }));
         }
-        Ok(None)
+        if found.len() > 1 {
+            let places: Vec<_> = found.iter().map(|f| format!("{} ({})", f.lsn, f.at)).collect();
+            return Err(RestoreError::Ambiguous { name: name.to_owned(), places });
+        }
+        Ok(found.pop())
     }
 
     /// The end of a transaction in these segments. Only segments that may hold it are opened.

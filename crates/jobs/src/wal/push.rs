@@ -163,7 +163,12 @@ fn facts(
         }
         LogFile::BackupHistory(..) | LogFile::History(_) => None,
     };
-    ArchivedFacts { system: segment.map(|_| system), segment, log, written_at: None }
+    let ancestry = match file {
+        // A history that cannot be understood is archived all the same: the server wants it kept.
+        LogFile::History(timeline) => ports.engine.parse_history(timeline, content).ok(),
+        _ => None,
+    };
+    ArchivedFacts { system: segment.map(|_| system), segment, log, written_at: None, ancestry }
 }
 
 /// Restore points that are noted beside one segment. More are still in the segment, but a restore

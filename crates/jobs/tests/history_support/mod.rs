@@ -126,13 +126,20 @@ impl World {
                 segment: Some(toy::segment_size()),
                 log: Some(log),
                 written_at: None,
+                ancestry: None,
             };
             self.push(n, LogFile::Segment(name), &content, &facts);
         }
     }
 
     pub fn archive_history(&self, n: i64, timeline: u32, ancestors: &[(u32, Lsn)]) {
-        let facts = ArchivedFacts { system: None, segment: None, log: None, written_at: None };
+        let facts = ArchivedFacts {
+            system: None,
+            segment: None,
+            log: None,
+            written_at: None,
+            ancestry: None,
+        };
         let file = LogFile::History(TimelineId(timeline));
         self.push(n, file, &toy::history(ancestors), &facts);
     }
