@@ -122,6 +122,55 @@ fn a_quiet_moment_is_the_end_of_the_wal() {
     restored.check_and_stop();
 }
 
+/// The server would end at the first restore point of a name: a plan that means another is
+/// refused. And after a take-over, listings show the new timeline, and a moment that both
+/// timelines have must say which is meant.
+#[test]
+fn what_is_ambiguous_is_refused_and_not_guessed() {
+    let lab = match Lab::start(ScratchServer::of(18)) {
+        Ok(lab) => lab,
+        Err(reason) => {
+            return scratch::skip("what_is_ambiguous_is_refused_and_not_guessed", &reason);
+        }
+    };
+    lab.backup();
+    let server = &lab.server;
+    for statement in ["CREATE TABLE t AS SELECT 1 AS i", "SELECT pg_create_restore_point('twice')"]
+    {
+        server.execute(statement);
+    }
+    server.execute("INSERT INTO t VALUES (2)");
+    server.execute("SELECT pg_create_restore_point('twice'), pg_create_restore_point('once')");
+    server.execute("INSERT INTO t VALUES (3)");
+    std::thread::sleep(Duration::from_millis(100));
+    let forked = server.value("SELECT clock_timestamp() AT TIME ZONE 'UTC' || 'Z'");
+    std::thread::sleep(Duration::from_millis(100));
+    server.execute("INSERT INTO t VALUES (4)");
+    lab.archive_all();
+    let nowhere = lab.place("nowhere").display().to_string();
+    lab.run(&["restore", "--into", &nowhere, "--to-name", "twice"]).fails(1, "LB-RST-012");
+
+    let successor = Restored::start(&lab, "successor", &["--to-name", "once", "--take-over"]);
+    assert_eq!(successor.query("SELECT i FROM t"), ["1", "2"]);
+    successor.query("INSERT INTO t VALUES (5)");
+    successor.query("SELECT pg_switch_wal()");
+    lab.server.stop();
+    let on_two = |window: &serde_json::Value| window["timeline"] == 2;
+    let until = std::time::Instant::now() + Duration::from_secs(60);
+    loop {
+        let report = lab.run(&["list", "--json"]).ok().json();
+        if report["windows"].as_array().is_some_and(|all| all.iter().any(on_two)) {
+            break;
+        }
+        assert!(std::time::Instant::now() < until, "timeline 2 is not listed: {report}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let moment = ["restore", "--dry-run", "--into", &nowhere, "--to-time", &forked];
+    lab.run(&moment).fails(1, "LB-RST-013");
+    lab.run(&[&moment[..], &["--timeline", "1"]].concat()).ok();
+    successor.stop();
+}
+
 #[test]
 fn any_moment_comes_back_15() {
     any_moment_comes_back(15);

@@ -135,8 +135,12 @@ impl Explain for Trouble {
                     .to_owned()
             }
             Self::Bug(_) => "please report it, with the words above".to_owned(),
-            Self::Passphrase { .. }
-            | Self::PassphrasesDiffer
+            Self::Passphrase { .. } => {
+                "LIFEBOAT_PASSPHRASE gives the passphrase without that file; backups and WAL go \
+                 on without it"
+                    .to_owned()
+            }
+            Self::PassphrasesDiffer
             | Self::File { .. }
             | Self::Output { .. }
             | Self::Interrupted
