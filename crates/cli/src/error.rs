@@ -136,7 +136,7 @@ impl Explain for Trouble {
             }
             Self::Bug(_) => "please report it, with the words above".to_owned(),
             Self::Passphrase { .. } => {
-                "LIFEBOAT_PASSPHRASE gives the passphrase without that file; backups and WAL go \
+                "LIFEBOAT_PASSPHRASE gives the passphrase instead; backups and WAL go \
                  on without it"
                     .to_owned()
             }
