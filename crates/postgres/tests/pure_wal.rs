@@ -12,6 +12,7 @@ use lifeboat_engine::{LogFacts, Lsn, SegmentName, SegmentNo, SegmentSize, System
 use lifeboat_postgres::control::ControlFile;
 use lifeboat_postgres::facts::log_facts;
 use lifeboat_postgres::wal::{Reader, Tail, WalError, segment_origin};
+use lifeboat_units::Timestamp;
 use proptest::prelude::*;
 use support::{Scratch, binaries};
 
@@ -76,7 +77,7 @@ fn waldump(scratch: &Scratch, wal: &Path, first: &str, last: &str) -> BTreeMap<L
 }
 
 /// The transaction ends that `pg_waldump` shows: their transaction, and when.
-fn transaction_end(line: &Line) -> Option<(u32, String)> {
+fn transaction_end(line: &Line) -> Option<(u32, Timestamp)> {
     let description = line.text.split_once("desc: ")?.1;
     if !line.text.starts_with("rmgr: Transaction") {
         return None;
@@ -91,8 +92,7 @@ fn transaction_end(line: &Line) -> Option<(u32, String)> {
         _ => return None,
     };
     let time = rest.split(" UTC").next()?.replacen(' ', "T", 1);
-    let time: lifeboat_units::Timestamp = format!("{time}Z").parse().ok()?;
-    Some((xid, time.to_string()))
+    Some((xid, format!("{time}Z").parse().ok()?))
 }
 
 fn compare_with_waldump(test: &str, major: u32, segment_mib: u64) {
@@ -153,10 +153,10 @@ fn compare_with_waldump(test: &str, major: u32, segment_mib: u64) {
     assert!(cut_off > 0, "no record lay across two segments: the test tested too little");
 }
 
-fn compare_facts(facts: &LogFacts, ends: &[(u32, String)], points: &[String]) {
+fn compare_facts(facts: &LogFacts, ends: &[(u32, Timestamp)], points: &[String]) {
     assert_eq!(facts.commits, ends.len() as u64);
-    assert_eq!(facts.first_commit.map(|t| t.to_string()), ends.first().map(|e| e.1.clone()));
-    assert_eq!(facts.last_commit.map(|t| t.to_string()), ends.iter().map(|e| e.1.clone()).max());
+    assert_eq!(facts.first_commit, ends.first().map(|e| e.1));
+    assert_eq!(facts.last_commit, ends.iter().map(|e| e.1).max());
     let low = ends.iter().map(|e| e.0).min();
     assert_eq!(facts.xids, low.map(|low| (low, ends.iter().map(|e| e.0).max().unwrap())));
     assert_eq!(facts.restore_points.iter().map(|p| p.name.clone()).collect::<Vec<_>>(), points);
