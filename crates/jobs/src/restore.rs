@@ -7,7 +7,9 @@
 mod error;
 mod files;
 mod path;
+mod place;
 mod plan;
+mod tablespaces;
 mod target;
 mod write;
 

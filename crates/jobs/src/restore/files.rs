@@ -16,7 +16,7 @@ use lifeboat_repo::{BoxRef, FileEntry, Manifest, MapPart, PART_PAGES, PartRef, R
 use lifeboat_units::Work;
 
 use super::error::RestoreError;
-use super::write::{Owner, failed};
+use super::place::{Owner, failed};
 use crate::ports::Ports;
 
 /// Files of one task, at most.

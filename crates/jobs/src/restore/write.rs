@@ -3,7 +3,7 @@
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -16,102 +16,13 @@ use lifeboat_repo::{Manifest, RepoError};
 use lifeboat_units::{ByteCount, Stage, Work};
 
 use super::error::RestoreError;
+use super::place::{Owner, clear, failed, sync_directory};
+use super::tablespaces::{MappedTablespace, map_tablespaces};
 use super::{RESTORING_MARK, RestorePlan, RestoreReport, RestoreRequest};
 use crate::facts::{BackupFacts, StoredFile};
 use crate::ports::Ports;
 use crate::wal::state::RECOVERY_VERSION;
 use crate::wal::{RECOVERY_KEY_FILE, RecoveryState};
-
-/// A tablespace and where it was.
-pub struct MappedTablespace {
-    /// Its OID.
-    pub oid: u32,
-    /// Where it was.
-    pub was: PathBuf,
-    /// Where it is to be.
-    pub location: PathBuf,
-}
-
-/// Who is to own what is written: only root can give files away.
-#[derive(Debug, Clone, Copy)]
-pub struct Owner(Option<(u32, u32)>);
-
-impl Owner {
-    /// The owner that the directory has or, where there is none yet, its parent's. No server runs
-    /// as root: where that would be the owner, the one that was named for this case.
-    fn of(directory: &Path, instead_of_root: Option<(u32, u32)>) -> Self {
-        if !rustix::process::geteuid().is_root() {
-            return Self(None);
-        }
-        let found = directory.ancestors().find_map(|d| fs::metadata(d).ok());
-        let owner = found.map(|data| (data.uid(), data.gid()));
-        match owner {
-            Some((0, _)) | None => Self(instead_of_root.or(owner)),
-            owner => Self(owner),
-        }
-    }
-
-    /// Gives an open file or directory to the owner.
-    pub fn give(self, file: &File) -> io::Result<()> {
-        match self.0 {
-            Some((uid, gid)) => std::os::unix::fs::fchown(file, Some(uid), Some(gid)),
-            None => Ok(()),
-        }
-    }
-
-    fn give_path(self, path: &Path) -> io::Result<()> {
-        match self.0 {
-            Some((uid, gid)) => std::os::unix::fs::lchown(path, Some(uid), Some(gid)),
-            None => Ok(()),
-        }
-    }
-}
-
-/// Checks the mapping of tablespaces: each old place must be one of the backup's, each new place
-/// absolute, empty or new, and none within another.
-pub fn map_tablespaces(
-    ports: &Ports<'_>,
-    request: &RestoreRequest,
-    facts: &BackupFacts,
-) -> Result<Vec<MappedTablespace>, RestoreError> {
-    let bad = |path: &Path, why: &str| RestoreError::Tablespace {
-        path: path.to_owned(),
-        why: why.to_owned(),
-    };
-    for (was, _) in &request.tablespaces {
-        if !facts.tablespaces.iter().any(|t| t.location == *was) {
-            return Err(bad(was, "is none of the backup's"));
-        }
-    }
-    let mut mapped: Vec<MappedTablespace> = Vec::new();
-    for tablespace in &facts.tablespaces {
-        let was = tablespace.location.clone();
-        let location = request
-            .tablespaces
-            .iter()
-            .find(|(old, _)| *old == was)
-            .map_or_else(|| was.clone(), |(_, new)| new.clone());
-        if !location.is_absolute() {
-            return Err(bad(&location, "must be an absolute path"));
-        }
-        let into = std::path::absolute(&request.into).unwrap_or_else(|_| request.into.clone());
-        if location.starts_with(&into) || into.starts_with(&location) {
-            return Err(bad(&location, "and the data directory would lie within each other"));
-        }
-        let nested = |other: &MappedTablespace| {
-            location.starts_with(&other.location) || other.location.starts_with(&location)
-        };
-        if mapped.iter().any(nested) {
-            return Err(bad(&location, "would lie within another tablespace"));
-        }
-        match ports.engine.inspect_target(&location)? {
-            TargetState::Missing | TargetState::Empty | TargetState::Unfinished => {}
-            _ => return Err(bad(&location, "is not empty")),
-        }
-        mapped.push(MappedTablespace { oid: tablespace.oid, was, location });
-    }
-    Ok(mapped)
-}
 
 /// Carries a plan out.
 pub fn apply(
@@ -326,37 +237,6 @@ impl<'a> Writing<'a> {
     }
 }
 
-/// Removes what lies in a directory that an earlier restore left unfinished. The mark goes last,
-/// so that a second cut leaves it unfinished still.
-fn clear(place: &Path) -> Result<(), RestoreError> {
-    let fail = |source| failed("clear", place, source);
-    for entry in fs::read_dir(place).map_err(fail)? {
-        let entry = entry.map_err(fail)?;
-        if entry.file_name() == RESTORING_MARK {
-            continue;
-        }
-        // A link is removed, never followed.
-        let path = entry.path();
-        let removed = match entry.file_type().map_err(fail)?.is_dir() {
-            true => fs::remove_dir_all(&path),
-            false => fs::remove_file(&path),
-        };
-        removed.map_err(|source| failed("clear", &path, source))?;
-    }
-    Ok(())
-}
-
 fn bytes_of(file: &StoredFile) -> Result<Vec<u8>, RepoError> {
     file.bytes().ok_or_else(|| RepoError::damaged(file.path.as_str(), "its content is none"))
-}
-
-fn sync_directory(path: &Path) -> Result<(), RestoreError> {
-    File::open(path)
-        .and_then(|directory| directory.sync_all())
-        .map_err(|source| failed("sync", path, source))
-}
-
-/// A failure to write.
-pub fn failed(operation: &'static str, path: &Path, source: io::Error) -> RestoreError {
-    RestoreError::Write { operation, path: path.to_owned(), source }
 }
