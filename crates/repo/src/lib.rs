@@ -46,4 +46,4 @@ pub use pack::{BoxRef, PackId};
 pub use reader::ContentReader;
 pub use repository::{Cluster, Repository};
 pub use table::{FileEntry, PartRef};
-pub use writer::{BackupWriter, ExtentWriter, PartWriter};
+pub use writer::{BackupWriter, Compared, ExtentWriter, PartWriter};

@@ -312,6 +312,27 @@ enum Place {
     New(NewSlot),
 }
 
+/// How a page compares with the one that lay in the same place when the earlier backup was taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compared {
+    /// There was none.
+    New,
+    /// By its hash it is the same.
+    Same,
+    /// By its hash it is another.
+    Differs,
+}
+
+impl Compared {
+    fn of(old: Option<(u64, Source)>, hash: u64) -> Self {
+        match old {
+            None => Self::New,
+            Some((old, _)) if old == hash => Self::Same,
+            Some(_) => Self::Differs,
+        }
+    }
+}
+
 /// One part of a page map that is being written: pages are added in order.
 pub struct PartWriter {
     previous: Option<(PartRef, MapPart)>,
@@ -368,7 +389,7 @@ impl PartWriter {
         }
     }
 
-    /// Adds the next page.
+    /// Adds the next page, and says how it compares with the one in the same place before.
     ///
     /// - `page` is a whole page, or the short end of a file.
     /// - `whole_page` says that it is a page of a relation, for which reordering can help.
@@ -377,7 +398,7 @@ impl PartWriter {
         writer: &mut ExtentWriter<'_>,
         page: &[u8],
         whole_page: bool,
-    ) -> Result<(), RepoError> {
+    ) -> Result<Compared, RepoError> {
         let at = self.hashes.len();
         let page_bytes = writer.backup.page_bytes;
         let old = match &self.previous {
@@ -390,11 +411,13 @@ impl PartWriter {
         if is_zero(page) {
             self.hashes.push(ZERO_PAGE);
             self.places.push(Place::Zero);
-            self.pages_new += u64::from(old.is_some_and(|(hash, _)| hash != ZERO_PAGE));
-            return Ok(());
+            let compared = Compared::of(old, ZERO_PAGE);
+            self.pages_new += u64::from(compared == Compared::Differs);
+            return Ok(compared);
         }
         let hash = page_hash(writer.hasher.page(page));
         self.hashes.push(hash);
+        let compared = Compared::of(old, hash);
         let place = match old {
             Some((old_hash, source)) if old_hash == hash && !self.refresh => Place::Old(source),
             other => {
@@ -404,7 +427,7 @@ impl PartWriter {
             }
         };
         self.places.push(place);
-        Ok(())
+        Ok(compared)
     }
 
     /// Adds `pages` pages of zeros without their being read (a hole in a sparse file).
@@ -419,6 +442,23 @@ impl PartWriter {
             self.hashes.push(ZERO_PAGE);
             self.places.push(Place::Zero);
         }
+    }
+
+    /// Takes over up to `pages` of the next pages as the earlier part has them, without their being
+    /// read: hash and place are those of the earlier part, also when it is being refreshed. Gives
+    /// how many there were to take over; the caller has to [`PartWriter::add`] the rest.
+    ///
+    /// Right only for whole pages that are known to be the same: nobody compares them here.
+    #[must_use = "pages that the earlier part does not have are not in this one either"]
+    pub fn keep(&mut self, writer: &ExtentWriter<'_>, pages: u32) -> u32 {
+        let Some((_, part)) = &self.previous else { return 0 };
+        for kept in 0..pages {
+            let Some(source) = self.old.next(part, writer.backup.page_bytes) else { return kept };
+            let hash = part.hashes[self.hashes.len()];
+            self.hashes.push(hash);
+            self.places.push(Place::Old(source));
+        }
+        pages
     }
 
     /// Pages so far.

@@ -4,7 +4,8 @@ mod support;
 
 use std::collections::BTreeMap;
 
-use lifeboat_repo::{BackupId, Cluster, Compression};
+use lifeboat_repo::reader::IndexReader;
+use lifeboat_repo::{BackupId, BackupWriter, Cluster, Compared, Compression, PartWriter};
 use lifeboat_store::MemoryStore;
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -29,7 +30,7 @@ enum Step {
     Truncate { file: usize, to: Index },
     Zero { file: usize, at: Index, pages: usize },
     Delete { file: usize },
-    Backup { refresh: bool, compression: Compression, cut: Cut },
+    Backup { refresh: bool, keep: bool, compression: Compression, cut: Cut },
     Forget { which: Index },
     Reopen,
 }
@@ -58,8 +59,9 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (file(), any::<Index>(), 0usize..20)
             .prop_map(|(file, at, pages)| Step::Zero { file, at, pages }),
         1 => file().prop_map(|file| Step::Delete { file }),
-        7 => (prop::bool::weighted(0.1), compression, cut)
-            .prop_map(|(refresh, compression, cut)| Step::Backup { refresh, compression, cut }),
+        7 => (prop::bool::weighted(0.1), any::<bool>(), compression, cut).prop_map(
+            |(refresh, keep, compression, cut)| Step::Backup { refresh, keep, compression, cut }
+        ),
         2 => any::<Index>().prop_map(|which| Step::Forget { which }),
         1 => Just(Step::Reopen),
     ]
@@ -126,8 +128,10 @@ impl World {
             Step::Delete { file } => {
                 self.live.remove(PATHS[*file]);
             }
-            Step::Backup { refresh, compression, cut } => {
+            Step::Backup { refresh, keep, compression, cut } => {
+                let newest = self.listed.last_key_value().map(|(_, files)| files.clone());
                 let take = Take {
+                    known: newest.as_ref().filter(|_| *keep),
                     refresh: *refresh,
                     compression: *compression,
                     cut: *cut,
@@ -233,7 +237,8 @@ fn a_file_of_many_parts_costs_what_changed_and_reads_back() {
 fn an_unchanged_cluster_adds_only_a_manifest() {
     let mut world = World::new();
     world.live = support::some_files();
-    let backup = |cut| Step::Backup { refresh: false, compression: Compression::Auto, cut };
+    let backup =
+        |cut| Step::Backup { refresh: false, keep: false, compression: Compression::Auto, cut };
     world.apply(&backup(Cut::Never));
     let before = support::packs(&world.cluster);
     world.apply(&backup(Cut::Never));
@@ -242,12 +247,50 @@ fn an_unchanged_cluster_adds_only_a_manifest() {
 }
 
 #[test]
+fn only_pages_that_the_earlier_part_has_are_kept() {
+    let cluster = support::main_cluster(&support::create(MemoryStore::new(), 3));
+    let files = Files::from([("base/1/1259".to_owned(), Seeded::new(1).bytes(10 * PAGE))]);
+    let first = support::take_backup(&cluster, &files, &Take::at(0)).unwrap().unwrap();
+    let index = IndexReader::new(&cluster, PAGE as u32);
+    let file = index.chunk(&first.chunks[0]).unwrap().remove(0);
+    let known = (file.parts[0].clone(), index.part(&file.parts[0], 10).unwrap());
+    let id = BackupId::new(support::at(9), Some(first.id), cluster.repository().entropy());
+    let writer =
+        BackupWriter::begin(&cluster, id, PAGE as u32, Compression::Auto, support::transforms())
+            .unwrap();
+    let mut extents = writer.extent_writer();
+
+    let mut fresh = PartWriter::new();
+    assert_eq!(fresh.keep(&extents, 1), 0, "without a past there is nothing to keep");
+
+    let mut same = PartWriter::with_previous(Some(known.clone()), false);
+    assert_eq!(same.keep(&extents, 4), 4);
+    let page = &files["base/1/1259"][4 * PAGE..5 * PAGE];
+    assert_eq!(same.add(&mut extents, page, true).unwrap(), Compared::Same);
+    assert_eq!(same.keep(&extents, 99), 5, "the earlier part ends after ten pages");
+    assert_eq!(same.add(&mut extents, page, true).unwrap(), Compared::New);
+
+    let mut whole = PartWriter::with_previous(Some(known.clone()), false);
+    assert_eq!(whole.keep(&extents, 10), 10);
+    assert_eq!(whole.pages_new(), (0, 0));
+    let mut other = PartWriter::with_previous(Some(known), false);
+    assert_eq!(other.add(&mut extents, page, true).unwrap(), Compared::Differs);
+    assert_eq!(other.add(&mut extents, &vec![0; PAGE], true).unwrap(), Compared::Differs);
+    let done = extents.finish_parts(vec![same, whole, other]).unwrap();
+    assert_eq!(done[1], file.parts[0], "a part that is kept as a whole is referred to");
+}
+
+#[test]
 fn when_all_is_forgotten_no_pack_is_left() {
     let mut world = World::new();
     world.live = support::some_files();
     for seed in 0..4 {
-        let backup =
-            Step::Backup { refresh: false, compression: Compression::Auto, cut: Cut::Never };
+        let backup = Step::Backup {
+            refresh: false,
+            keep: false,
+            compression: Compression::Auto,
+            cut: Cut::Never,
+        };
         world.apply(&backup);
         world.apply(&Step::Append { file: 1, length: 900, seed });
     }

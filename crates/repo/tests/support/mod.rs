@@ -114,17 +114,19 @@ pub enum Cut {
 
 /// How to take a backup.
 #[derive(Debug, Clone, Copy)]
-pub struct Take {
+pub struct Take<'a> {
     pub now: Timestamp,
     pub refresh: bool,
     pub compression: Compression,
     pub cut: Cut,
+    /// The files as the newest backup has them: pages that are the same are not read but kept.
+    pub known: Option<&'a Files>,
 }
 
-impl Take {
+impl Take<'_> {
     pub fn at(second: i64) -> Self {
         let compression = Compression::Auto;
-        Self { now: at(second), refresh: false, compression, cut: Cut::Never }
+        Self { now: at(second), refresh: false, compression, cut: Cut::Never, known: None }
     }
 }
 
@@ -149,7 +151,7 @@ fn newest(cluster: &Cluster) -> Result<Option<Previous>, RepoError> {
 pub fn take_backup(
     cluster: &Cluster,
     files: &Files,
-    take: &Take,
+    take: &Take<'_>,
 ) -> Result<Option<Manifest>, RepoError> {
     let previous = newest(cluster)?;
     let newest = previous.as_ref().map(|p| p.manifest.id);
@@ -161,7 +163,8 @@ pub fn take_backup(
     let (mut waiting, mut waiting_bytes) = (Vec::new(), 0);
     for (path, content) in files {
         let old = previous.as_ref().and_then(|p| p.files.get(path));
-        let parts = write_parts(cluster, &mut extents, content, old, take.refresh)?;
+        let known = take.known.and_then(|files| files.get(path)).map_or(&[][..], |c| c);
+        let parts = write_parts(cluster, &mut extents, content, (old, known), take.refresh)?;
         totals.pages_new += parts.iter().map(|part| part.pages_new().0).sum::<u64>();
         totals.pages += content.len().div_ceil(PAGE) as u64;
         waiting_bytes += content.len();
@@ -232,7 +235,7 @@ fn write_parts(
     cluster: &Cluster,
     extents: &mut ExtentWriter<'_>,
     content: &[u8],
-    old: Option<&FileEntry>,
+    (old, known): (Option<&FileEntry>, &[u8]),
     refresh: bool,
 ) -> Result<Vec<PartWriter>, RepoError> {
     let index = IndexReader::new(cluster, PAGE as u32);
@@ -246,7 +249,12 @@ fn write_parts(
             None => None,
         };
         let mut part = PartWriter::with_previous(previous, refresh);
+        let mut known = known.chunks(PAGE).skip(number * PART_PAGES as usize);
         for (i, page) in content.chunks(PAGE).enumerate() {
+            if known.next() == Some(page) && page.len() == PAGE {
+                assert_eq!(part.keep(extents, 1), 1);
+                continue;
+            }
             // Every other page of zeros comes as a hole that was not read.
             if i % 2 == 0 && page.iter().all(|b| *b == 0) {
                 part.add_zeros(extents, 1);
