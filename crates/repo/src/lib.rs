@@ -10,6 +10,7 @@
 //! | [`writer`] | [`BackupWriter`]: stores a backup |
 //! | [`reader`] | [`ContentReader`]: reads one back |
 //! | [`logs`] | archived log files |
+//! | [`tails`] | pieces of a log file that is not finished yet |
 //! | [`journal`] | facts that outlive backups: what was added, removed, lost |
 //! | [`lease`] | one writer per cluster at a time |
 //!
@@ -29,6 +30,7 @@ pub mod pack;
 pub mod reader;
 pub mod repository;
 pub mod table;
+pub mod tails;
 pub mod wire;
 pub mod writer;
 
@@ -46,4 +48,5 @@ pub use pack::{BoxRef, PackId};
 pub use reader::ContentReader;
 pub use repository::{Cluster, Repository};
 pub use table::{FileEntry, PartRef};
+pub use tails::{TailError, TailPlace, assemble};
 pub use writer::{BackupWriter, Compared, ExtentWriter, PartWriter};

@@ -39,11 +39,11 @@ pub struct LogPlace {
 
 impl LogPlace {
     /// Name relative to the cluster: to this the file is bound.
-    fn relative(&self) -> String {
+    pub(crate) fn relative(&self) -> String {
         format!("wal/{}/{:08X}/{}", self.system, self.timeline, self.name)
     }
 
-    fn key(&self, cluster: &Cluster) -> Result<Key, RepoError> {
+    pub(crate) fn key(&self, cluster: &Cluster) -> Result<Key, RepoError> {
         let relative = self.relative();
         // A part with a `/` in it would be an object that no listing gives back.
         if relative.strip_prefix("wal/").and_then(Self::parse).as_ref() != Some(self) {
@@ -135,7 +135,11 @@ impl Cluster {
         }
     }
 
-    fn compare_log(&self, place: &LogPlace, offered: &str) -> Result<PushOutcome, RepoError> {
+    pub(crate) fn compare_log(
+        &self,
+        place: &LogPlace,
+        offered: &str,
+    ) -> Result<PushOutcome, RepoError> {
         let head = self.log_head(place)?;
         if head.digest == offered {
             Ok(PushOutcome::AlreadyThere)
@@ -144,7 +148,7 @@ impl Cluster {
         }
     }
 
-    fn encode_log(
+    pub(crate) fn encode_log(
         &self,
         place: &LogPlace,
         content: &[u8],

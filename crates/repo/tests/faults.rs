@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use lifeboat_repo::{
-    BackupId, Compression, LogPlace, Protection, PushOutcome, RepoError, Repository,
+    BackupId, Compression, LogPlace, Protection, PushOutcome, RepoError, Repository, TailPlace,
 };
 use lifeboat_store::{MemoryStore, Store};
 use lifeboat_testkit::{Fault, FaultyStore, Schedule};
@@ -118,6 +118,44 @@ fn a_log_file_pushed_over_a_failing_store_is_whole_or_absent_and_can_be_pushed_a
             assert!(first.is_err() || again == PushOutcome::AlreadyThere, "{what}");
             let cluster = support::main_cluster(&support::open(healed, 10).unwrap());
             assert!(cluster.read_log(&place).unwrap().1 == content, "{what}");
+        }
+    }
+}
+
+#[test]
+fn a_tail_pushed_over_a_failing_store_is_whole_or_absent_and_can_be_pushed_again() {
+    let (baseline, _) = support::with_baseline();
+    let baseline = baseline.snapshot();
+    let fresh = || MemoryStore::from_snapshot(baseline.clone());
+    let of = LogPlace { system: "7".into(), timeline: 1, name: "0".repeat(24) };
+    let place = TailPlace { of, from: 100, to: 100 + (1 << 16) };
+    let content = support::Seeded::new(4).bytes(1 << 16);
+    let push = |store: &dyn Fn() -> Result<Repository, RepoError>| {
+        let cluster = support::main_cluster(&store()?);
+        let facts = serde_json::Value::Null;
+        cluster.push_tail(&place, &content, Compression::Auto, support::at(5), facts)
+    };
+    let dry = FaultyStore::new(fresh(), Schedule::None);
+    push(&|| support::open(dry.clone(), 8)).unwrap();
+    for call in 0..dry.calls() {
+        for fault in Fault::ALL {
+            let what = format!("call {call} {fault:?}");
+            let store = FaultyStore::new(fresh(), Schedule::At(call, fault));
+            let first = push(&|| support::open(store.clone(), 8));
+            assert!(store.fault_was_hit(), "{what}: the test tested nothing");
+            let healed = store.heal();
+            let again = push(&|| support::open(healed.clone(), 9)).unwrap();
+            assert!(!matches!(again, PushOutcome::Different { .. }), "{what}");
+            assert!(first.is_err() || again == PushOutcome::AlreadyThere, "{what}");
+            let cluster = support::main_cluster(&support::open(healed, 10).unwrap());
+            assert!(cluster.read_tail(&place).unwrap().1 == content, "{what}");
+            // Other content under the same name changes nothing.
+            let other = vec![0; content.len()];
+            let facts = serde_json::Value::Null;
+            let refused =
+                cluster.push_tail(&place, &other, Compression::Auto, support::at(6), facts);
+            assert!(matches!(refused.unwrap(), PushOutcome::Different { .. }), "{what}");
+            assert!(cluster.read_tail(&place).unwrap().1 == content, "{what}");
         }
     }
 }

@@ -16,7 +16,7 @@ use lifeboat_repo::reader::{IndexReader, ReadBuffers};
 use lifeboat_repo::table::{PartRef, decode_boxed_part, decode_chunk};
 use lifeboat_repo::{
     Compression, ContentReader, Keyring, Lease, Protection, Purpose, RepoError, Repository,
-    repository,
+    TailPlace, repository,
 };
 use lifeboat_store::{Key, MemoryStore, Store};
 use lifeboat_testkit::SimClock;
@@ -226,6 +226,25 @@ fn the_log_file_reads_back() {
     let listed = cluster.logs().unwrap();
     assert_eq!(listed[0].place, fixed::log_place());
     assert_eq!(listed[0].stored_bytes, vector("log-file").len() as u64);
+}
+
+#[test]
+fn the_log_tail_reads_back() {
+    let cluster = fixed::open(&store(), 0);
+    let place = fixed::tail_place();
+    let (head, content) = cluster.read_tail(&place).unwrap();
+    assert!(content == fixed::tail_content());
+    assert_eq!((head.facts, head.archived_at), (fixed::log_facts(), fixed::now()));
+    let tails = cluster.tails_of(&place.of.system, 1).unwrap();
+    assert_eq!(tails, std::slice::from_ref(&place));
+    assert_eq!(cluster.log_digest(&content), head.digest);
+    // Bound to its name: as another stretch of the same segment it does not open.
+    let moved = TailPlace { from: 0x3000, to: 0x4000, ..place };
+    let key = key_of("log-tail").as_str().replace("00002000-00003000", "00003000-00004000");
+    let other = MemoryStore::new();
+    other.put(&Key::new(key).unwrap(), &vector("log-tail")).unwrap();
+    let error = fixed::open_unmarked(&other).read_tail(&moved).unwrap_err();
+    assert!(matches!(error, RepoError::Damaged { .. }), "{error}");
 }
 
 #[test]

@@ -11,8 +11,8 @@ use lifeboat_repo::table::{ChunkBuilder, encode_boxed_part};
 use lifeboat_repo::writer::Usage;
 use lifeboat_repo::{
     BackupId, BackupWriter, ChunkRef, Cluster, Compression, Fact, FileEntry, Identity, Keyring,
-    LogPlace, Manifest, MapPart, PartWriter, Protection, Reorder, Repository, RepositoryId, Totals,
-    Transforms,
+    LogPlace, Manifest, MapPart, PartWriter, Protection, Reorder, Repository, RepositoryId,
+    TailPlace, Totals, Transforms,
 };
 use lifeboat_store::{Key, MemoryStore, Store};
 use lifeboat_units::{ByteCount, Entropy, Secret, Timestamp};
@@ -76,6 +76,17 @@ pub fn log_place() -> LogPlace {
 /// What the log file holds: two pieces, the first of a full MiB.
 pub fn log_content() -> Vec<u8> {
     (0u32..(1 << 18) + 100).flat_map(|n| (n / 4096).to_le_bytes()).collect()
+}
+
+/// The piece of an unfinished segment.
+pub fn tail_place() -> TailPlace {
+    let of = LogPlace { name: "00000001000000000000002B".to_owned(), ..log_place() };
+    TailPlace { of, from: 0x2000, to: 0x3000 }
+}
+
+/// What the piece holds.
+pub fn tail_content() -> Vec<u8> {
+    (0u32..1024).flat_map(|n| (n / 16).to_le_bytes()).collect()
 }
 
 /// Facts beside the log file, as the jobs write them for a segment of PostgreSQL.
@@ -248,6 +259,12 @@ pub fn names() -> Vec<(&'static str, Key)> {
             "log-file",
             "clusters/main/wal/7312345678901234567/00000001/00000001000000000000002A".to_owned(),
         ),
+        (
+            "log-tail",
+            "clusters/main/wal/7312345678901234567/00000001/\
+             00000001000000000000002B.tail.00002000-00003000"
+                .to_owned(),
+        ),
         ("event", "clusters/main/journal/20261122T231501.000000Z-77777777".to_owned()),
         ("lease", "clusters/main/lease/000000000007".to_owned()),
     ];
@@ -263,6 +280,10 @@ pub fn make() -> (MemoryStore, MapPart, Vec<FileEntry>) {
     let pushed =
         cluster.push_log(&log_place(), &log_content(), Compression::Auto, now(), log_facts());
     pushed.expect("a log file");
+    let cluster = open(&store, 0x67);
+    let (place, content) = (tail_place(), tail_content());
+    let pushed = cluster.push_tail(&place, &content, Compression::Auto, now(), log_facts());
+    pushed.expect("a tail");
     open(&store, 0x77).record(now(), fact()).expect("an event");
     let (_, lease_key) = names().pop().expect("the last is the lease");
     store.put(&lease_key, &lease()).expect("a lease");
