@@ -8,6 +8,7 @@
 //! | [`listing`] | what a backup copies: [`Listing`], [`SourceFile`] |
 //! | [`pages`] | [`PageFormat`]: check a page, reshape pages for compression |
 //! | [`origin`] | [`Origin`]: a running server, as a backup sees it |
+//! | [`stream`] | a backup that arrives file by file: [`FileStream`] |
 //! | [`recovery`] | [`Engine`]: log files, restore targets, recovery settings, start |
 //! | [`error`] | [`EngineError`]: any engine's error that explains itself |
 
@@ -19,6 +20,7 @@ pub mod log;
 pub mod origin;
 pub mod pages;
 pub mod recovery;
+pub mod stream;
 
 pub use error::EngineError;
 pub use history::{Ancestor, Ancestry};
@@ -31,3 +33,4 @@ pub use recovery::{
     Engine, Landing, LogFacts, RecoveryMode, RecoverySettings, RecoveryTarget, RestorePoint,
     StartRequest, TargetState,
 };
+pub use stream::{Arriving, Earlier, EarlierFile, FileStream, Sent, StreamEnd};

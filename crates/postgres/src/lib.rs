@@ -11,10 +11,12 @@
 //! | [`facts`] | [`facts::log_facts`]: commits and restore points in a segment |
 //! | [`engine`] | [`engine::PostgresEngine`]: what jobs ask without a running server |
 //! | [`live`] | running servers: connections, backup mode, cluster control |
+//! | [`base`] | what a server sends for a base backup |
 //! | [`scan`] | [`scan::list`]: what a base backup copies |
 //! | [`tablespace_map`] | where recovery makes the links to tablespaces |
 //! | [`recovery_conf`] | the recovery settings in `postgresql.auto.conf` |
 
+pub mod base;
 mod bytes;
 pub mod control;
 pub mod engine;

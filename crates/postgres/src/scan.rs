@@ -16,6 +16,7 @@ use lifeboat_engine::{ClusterIdentity, Listing};
 pub use error::ScanError;
 pub use names::{Fork, RelationFile};
 use walk::Walk;
+pub(crate) use walk::{Place, is_left_out};
 
 /// A listing, and what it left out although nobody would expect it.
 #[derive(Debug, Default)]

@@ -49,7 +49,7 @@ const DEPTH_MAX: u32 = 40;
 
 /// What a directory is, which decides how its entries are understood.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Place {
+pub(crate) enum Place {
     /// The data directory itself.
     Root,
     /// Holds one directory per database: `base`, and `PG_<major>_<catalog>` of a tablespace.
@@ -61,7 +61,8 @@ pub(super) enum Place {
 }
 
 impl Place {
-    fn of_child(self, name: &str) -> Self {
+    /// What a directory of this name in it is.
+    pub(crate) fn of_child(self, name: &str) -> Self {
         match self {
             Self::Root if name == "base" => Self::Databases,
             Self::Root if name == "global" => Self::Relations,
@@ -157,7 +158,7 @@ impl<'a> Walk<'a> {
         entry: &DirEntry,
         relations: &mut Vec<(RelationFile, SourceFile)>,
     ) -> Result<(), ScanError> {
-        if is_left_out(spot, name) {
+        if is_left_out(spot.place, spot.path, name) {
             return Ok(());
         }
         let relation = match spot.place {
@@ -279,13 +280,13 @@ impl<'a> Walk<'a> {
 }
 
 /// Whether an entry is nothing that a backup copies, by name and place alone.
-fn is_left_out(spot: Spot<'_>, name: &str) -> bool {
+pub(crate) fn is_left_out(place: Place, directory: &str, name: &str) -> bool {
     // Temporary files and relation caches lie in several places. Source: PG_TEMP_FILE_PREFIX in
     // fd.h, RELCACHE_INIT_FILENAME in relcache.h.
     name.starts_with("pgsql_tmp")
         || name.starts_with("pg_internal.init")
-        || (spot.path == "global" && CONTROL_FILE.strip_prefix("global/") == Some(name))
-        || (spot.place == Place::Root
+        || (directory == "global" && CONTROL_FILE.strip_prefix("global/") == Some(name))
+        || (place == Place::Root
             && (LEFT_OUT.contains(&name)
                 || name.ends_with(".signal")
                 || name.starts_with(".s.PGSQL.")))
