@@ -6,7 +6,31 @@ use lifeboat_engine::{EngineError, LogNameError, Lsn, SegmentName, SystemId, Tim
 use lifeboat_units::{Code, Explain, Retry};
 use postgres::error::SqlState;
 
+use super::privileges;
+use super::replication::WireError;
 use crate::control::ControlError;
+
+/// Why a connection failed, by whichever client was used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Cause {
+    /// The SQL client.
+    #[error(transparent)]
+    Driver(postgres::Error),
+    /// The replication client.
+    #[error(transparent)]
+    Wire(WireError),
+}
+
+impl Cause {
+    /// The SQLSTATE, when it is the server's own report.
+    pub fn sqlstate(&self) -> Option<&str> {
+        match self {
+            Self::Driver(error) => error.code().map(SqlState::code),
+            Self::Wire(error) => error.sqlstate(),
+        }
+    }
+}
 
 /// Trouble with a running server.
 #[derive(Debug, thiserror::Error)]
@@ -18,7 +42,7 @@ pub enum LiveError {
         /// The connection string without the password.
         server: String,
         /// Why.
-        source: postgres::Error,
+        source: Cause,
     },
     /// The server refused the login.
     #[error("PostgreSQL at {server} refused the login")]
@@ -26,7 +50,7 @@ pub enum LiveError {
         /// The connection string without the password.
         server: String,
         /// Why.
-        source: postgres::Error,
+        source: Cause,
     },
     /// No server of the kind that target_session_attrs asks for.
     #[error("none of the servers at {server} is of the kind that target_session_attrs asks for")]
@@ -40,7 +64,7 @@ pub enum LiveError {
         /// What was being done.
         doing: &'static str,
         /// Why.
-        source: postgres::Error,
+        source: Cause,
     },
     /// A statement failed.
     #[error("PostgreSQL refused: {doing}")]
@@ -48,7 +72,7 @@ pub enum LiveError {
         /// What was being done.
         doing: &'static str,
         /// Why.
-        source: postgres::Error,
+        source: Cause,
     },
     /// The role lacks a privilege.
     #[error("role `{role}` may not do this: {doing}")]
@@ -137,6 +161,22 @@ pub enum LiveError {
         /// What was asked.
         doing: &'static str,
     },
+    /// A command that this server does not know.
+    #[error("PostgreSQL {major} cannot do this, {needed} and later can: {doing}")]
+    TooOld {
+        /// What was to be done.
+        doing: &'static str,
+        /// Major version of the server.
+        major: u32,
+        /// First major version that can.
+        needed: u32,
+    },
+    /// A name that no replication slot can have.
+    #[error("`{name}` cannot be the name of a replication slot")]
+    SlotName {
+        /// As given.
+        name: String,
+    },
     /// An answer that should be a position or a segment name.
     #[error("PostgreSQL gave an unexpected WAL position")]
     Position {
@@ -148,17 +188,42 @@ pub enum LiveError {
 impl LiveError {
     /// Sorts a failed statement: session lost, or refused.
     pub(crate) fn statement(doing: &'static str, source: postgres::Error) -> Self {
-        let code = source.code();
+        Self::sorted(doing, Cause::Driver(source))
+    }
+
+    /// The same for a replication command.
+    pub(crate) fn wire(doing: &'static str, source: WireError) -> Self {
+        Self::sorted(doing, Cause::Wire(source))
+    }
+
+    fn sorted(doing: &'static str, source: Cause) -> Self {
         let ending = [
             SqlState::ADMIN_SHUTDOWN,
             SqlState::CRASH_SHUTDOWN,
             SqlState::CANNOT_CONNECT_NOW,
             SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT,
         ];
-        if code.is_none() || code.is_some_and(|c| ending.contains(c)) {
-            Self::Lost { doing, source }
-        } else {
-            Self::Query { doing, source }
+        match source.sqlstate() {
+            Some(code) if ending.iter().all(|e| e.code() != code) => Self::Query { doing, source },
+            _ => Self::Lost { doing, source },
+        }
+    }
+
+    /// A role without the attribute that replication needs.
+    pub(crate) fn replication_privilege(role: &str, doing: &'static str) -> Self {
+        let grants = format!("ALTER ROLE {} REPLICATION;\n", privileges::quote_identifier(role));
+        Self::Privilege { role: role.to_owned(), doing, grants }
+    }
+
+    /// The server's SQLSTATE, where it reported an error: 42704 for a missing slot, 55006 for one
+    /// in use, 58P01 for WAL that was removed.
+    pub fn sqlstate(&self) -> Option<&str> {
+        match self {
+            Self::Connect { source, .. }
+            | Self::Login { source, .. }
+            | Self::Lost { source, .. }
+            | Self::Query { source, .. } => source.sqlstate(),
+            _ => None,
         }
     }
 }
@@ -189,6 +254,8 @@ impl Explain for LiveError {
             Self::NoSwitch { .. } => Code("LB-PG-034"),
             Self::Answer { .. } | Self::Position { .. } => Code("LB-PG-035"),
             Self::NoneWanted { .. } => Code("LB-PG-036"),
+            Self::TooOld { .. } => Code("LB-PG-037"),
+            Self::SlotName { .. } => Code("LB-PG-038"),
         }
     }
 
@@ -211,6 +278,8 @@ impl Explain for LiveError {
             | Self::SessionSwapped
             | Self::Order(_)
             | Self::Answer { .. }
+            | Self::TooOld { .. }
+            | Self::SlotName { .. }
             | Self::Position { .. } => Retry::Never,
         }
     }
@@ -224,7 +293,7 @@ impl Explain for LiveError {
                 "is the primary (or the standby) among the hosts, and running?"
             }
             Self::Login { .. } => {
-                "the server's pg_hba.conf and the password (PGPASSWORD, password file of mode 0600) decide"
+                "the server's pg_hba.conf (for replication: a line for the database `replication`) and the password (PGPASSWORD, password file of mode 0600) decide"
             }
             Self::Lost { .. } => {
                 "the server's log says why the session ended; a backup must be started anew"
@@ -244,11 +313,15 @@ impl Explain for LiveError {
             Self::SessionSwapped => {
                 "connect to the server itself: a pooler that shares sessions cannot hold backup mode"
             }
+            Self::SlotName { .. } => {
+                "lower-case letters, digits and underscores, at most 63 of them"
+            }
             Self::NoSwitch { .. } => "try again; if it stays, the server's log says more",
             Self::Query { .. }
             | Self::Version { .. }
             | Self::Order(_)
             | Self::Answer { .. }
+            | Self::TooOld { .. }
             | Self::Position { .. } => return None,
         };
         Some(text.to_owned())

@@ -10,6 +10,7 @@
 //! | [`cluster`] | binaries, initdb, start, stop, status |
 //! | [`isolation`] | settings that keep a restored server to itself |
 //! | [`recover`] | starting a restored server and waiting for recovery |
+//! | [`replication`] | the replication protocol: WAL streams, base backups, slots |
 //! | [`error`] | [`error::LiveError`] |
 
 pub mod backup;
@@ -19,5 +20,6 @@ pub mod error;
 pub mod isolation;
 pub mod privileges;
 pub mod recover;
+pub mod replication;
 pub mod server;
 pub mod session;

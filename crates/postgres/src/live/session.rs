@@ -7,7 +7,7 @@ use postgres::types::ToSql;
 use postgres::{Client, Config, NoTls, Row};
 
 use super::conninfo::{Conninfo, Endpoint, Host, Wanted};
-use super::error::LiveError;
+use super::error::{Cause, LiveError};
 use super::privileges;
 
 /// Set in every session: nothing of ours may be cut off by a time limit that was meant for
@@ -136,6 +136,7 @@ fn config(conninfo: &Conninfo, host: &Host) -> Config {
         application_name,
         connect_timeout,
         keepalives,
+        tcp_user_timeout,
         wanted: _,
         warnings: _,
     } = conninfo;
@@ -155,6 +156,9 @@ fn config(conninfo: &Conninfo, host: &Host) -> Config {
     config.connect_timeout(*connect_timeout).ssl_mode(SslMode::Prefer);
     config.keepalives(keepalives.on).keepalives_idle(keepalives.idle);
     config.keepalives_interval(keepalives.interval).keepalives_retries(keepalives.count);
+    if !tcp_user_timeout.is_zero() {
+        config.tcp_user_timeout(*tcp_user_timeout);
+    }
     if let Some(options) = options {
         config.options(options);
     }
@@ -171,6 +175,7 @@ fn refused(conninfo: &Conninfo, source: postgres::Error) -> LiveError {
     // Class 28: invalid authorization. A missing password is an error of the driver, not of the server.
     let login = source.code().is_some_and(|code| code.code().starts_with("28"))
         || (source.code().is_none() && !source.is_closed() && is_authentication(&source));
+    let source = Cause::Driver(source);
     if login { LiveError::Login { server, source } } else { LiveError::Connect { server, source } }
 }
 

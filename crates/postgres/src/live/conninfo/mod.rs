@@ -41,6 +41,8 @@ pub struct Host {
     pub port: u16,
     /// From the text, PGPASSWORD or the password file.
     pub password: Option<Secret>,
+    /// From a line of the password file for the database `replication`, which goes first there.
+    pub replication_password: Option<Secret>,
 }
 
 /// A connection string, read and completed.
@@ -60,6 +62,8 @@ pub struct Conninfo {
     pub connect_timeout: Duration,
     /// TCP keepalives: idle, interval, count.
     pub keepalives: Keepalives,
+    /// How long sent data may stay unacknowledged; zero for the system's default.
+    pub tcp_user_timeout: Duration,
     /// Which of the servers will do.
     pub wanted: Wanted,
     /// Things to tell the user, such as an ignored password file.
@@ -193,6 +197,9 @@ fn build(raw: &Raw, environment: Environment<'_>) -> Result<Conninfo, ConninfoEr
             interval: seconds("keepalives_interval", 15)?,
             count: get("keepalives_count").map_or(Ok(4), |t| number("keepalives_count", t))? as u32,
         },
+        tcp_user_timeout: Duration::from_millis(
+            get("tcp_user_timeout").map_or(Ok(0), |text| number("tcp_user_timeout", text))?,
+        ),
         wanted: wanted(get("target_session_attrs").unwrap_or("any"))?,
         warnings: Vec::new(),
     };
@@ -252,7 +259,12 @@ fn endpoints(raw: &Raw) -> Result<Vec<Host>, ConninfoError> {
         .map(|at| {
             let name = names.get(at).copied().unwrap_or("");
             let address = addresses.get(at).copied().filter(|a| !a.is_empty());
-            Ok(Host { endpoint: endpoint(name, address)?, port: port(at)?, password: None })
+            Ok(Host {
+                endpoint: endpoint(name, address)?,
+                port: port(at)?,
+                password: None,
+                replication_password: None,
+            })
         })
         .collect()
 }
@@ -311,8 +323,11 @@ fn add_passwords(
                     Endpoint::Tcp(name, _) => name,
                 };
                 let port = host.port.to_string();
-                let wanted = [name, &port, &conninfo.dbname, &conninfo.user];
-                host.password = files::find_password(text.expose(), wanted);
+                let find = |dbname: &str| {
+                    files::find_password(text.expose(), [name, &port, dbname, &conninfo.user])
+                };
+                let found = (find(&conninfo.dbname), find("replication"));
+                (host.password, host.replication_password) = found;
             }
         }
     }
