@@ -3,6 +3,7 @@
 //! The program is called as a user calls it: its binary is named by `LIFEBOAT_BIN` (otherwise the
 //! development binary of this workspace), it runs as the server's user, in the data directory.
 
+pub mod fetcher;
 pub mod lab;
 pub mod measure;
 pub mod refusal;

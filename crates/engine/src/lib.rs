@@ -30,7 +30,7 @@ pub use log::{LogFile, LogNameError, Lsn, SegmentName, SegmentNo, SegmentSize, T
 pub use origin::{BackupStart, BackupStop, GeneratedFile, Origin, SegmentSwitch};
 pub use pages::{PageFormat, PageTransform, PageVerdict, TransformError};
 pub use recovery::{
-    Engine, Landing, LogFacts, RecoveryMode, RecoverySettings, RecoveryTarget, RestorePoint,
-    StartRequest, TargetState,
+    Engine, Landing, LogFacts, RecoveryMark, RecoveryMode, RecoverySettings, RecoveryTarget,
+    RestorePoint, StartRequest, TargetState,
 };
 pub use stream::{Arriving, Earlier, EarlierFile, FileStream, Sent, StreamEnd};

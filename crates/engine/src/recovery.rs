@@ -58,6 +58,16 @@ pub trait Engine: Send + Sync {
     fn directory_identity(&self, directory: &Path) -> Result<ClusterIdentity, EngineError>;
     /// What lies at a place into which a restore is to write.
     fn inspect_target(&self, directory: &Path) -> Result<TargetState, EngineError>;
+    /// How the server of a data directory recovers, or is about to; `None` when recovery is over
+    /// or was never asked for. Cheap: looks for files.
+    fn recovery_mark(&self, _directory: &Path) -> Option<RecoveryMark> {
+        None
+    }
+    /// Whether something in a data directory says that its server runs. Cheap: looks for a file,
+    /// which a killed server leaves behind.
+    fn has_server(&self, _directory: &Path) -> bool {
+        false
+    }
     /// Path of the file that is removed first and written last, relative to the data directory.
     fn control_file_path(&self) -> &'static str;
     /// Writes what makes the server recover when it starts. Files are synced.
@@ -151,6 +161,15 @@ pub enum RecoveryMode {
     /// The successor: recovers, promotes, and archives on as the same cluster.
     Successor,
     /// A standby: keeps recovering.
+    Standby,
+}
+
+/// How a server recovers, as its data directory tells it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RecoveryMark {
+    /// To a target or the end of the archive; then it is promoted.
+    Once,
+    /// For ever: what is missing now is asked for again.
     Standby,
 }
 

@@ -19,7 +19,10 @@ mod place;
 pub(crate) mod reach;
 
 pub use error::{GetError, PushError, StateError};
-pub use get::{GetOutcome, GetSettings, get, get_with};
+pub use get::{
+    GetOutcome, GetSettings, PREFETCH_DIRECTORY, Prefetch, PrefetchClaim, get, get_ahead, get_with,
+    keeps_asking, prefetch, worth_prefetching,
+};
 pub use list::{Gap, HistoryState, SystemWal, TimelineWal, WalReport, Window, list};
 pub use push::{PushReport, PushSettings, Pushed, push};
 pub use state::{RECOVERY_FILE, RECOVERY_KEY_FILE, RecoveryState, finish_recovery};

@@ -155,6 +155,32 @@ fn what_is_certainly_not_there_is_told_from_what_recovery_needs() {
     }
     state.standby = true;
     assert!(matches!(get(&name(3), Some(&state)).unwrap(), GetOutcome::NotThere { .. }));
+    // The server's own marks count: somebody may have turned the one into the other.
+    let mark = directory.path().join(toy::RECOVERY_MARK);
+    fs::write(&mark, "").unwrap();
+    assert!(get(&name(3), Some(&state)).is_err(), "it would be promoted too early");
+    fs::write(directory.path().join(toy::STANDBY_MARK), "").unwrap();
+    state.standby = false;
+    assert!(matches!(get(&name(3), Some(&state)).unwrap(), GetOutcome::NotThere { .. }));
+}
+
+#[test]
+fn a_standby_that_was_set_up_by_hand_is_not_stopped() {
+    let (world, directory) = (World::new(), directory(SYSTEM));
+    world.archive(0, 1, 1..=1);
+    let to = directory.path().join("pg_wal/RECOVERYXLOG");
+    let name = toy::segment_name(1, 1).to_string();
+    let dead = FaultyStore::new(world.store.clone(), Schedule::At(1, Fault::Die));
+    let cluster = world.through(dead);
+    let ports = world.ports_of(&cluster);
+    assert!(wal::get(&ports, &name, &to, None).is_err());
+    fs::write(directory.path().join(toy::STANDBY_MARK), "").unwrap();
+    let outcome = wal::get(&ports, &name, &to, None).unwrap();
+    assert!(matches!(outcome, GetOutcome::NotThere { .. }));
+    assert!(matches!(
+        wal::get(&world.ports(), &name, &to, None).unwrap(),
+        GetOutcome::Fetched { .. }
+    ));
 }
 
 #[test]

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use lifeboat_engine::{
     Ancestry, ClusterIdentity, Engine, EngineError, GeneratedFile, Landing, LogFacts, Lsn,
-    PageFormat, PageTransform, RecoveryMode, RecoverySettings, SegmentName, SegmentSize,
-    StartRequest, SystemId, Tablespace, TargetState, TimelineId,
+    PageFormat, PageTransform, RecoveryMark, RecoveryMode, RecoverySettings, SegmentName,
+    SegmentSize, StartRequest, SystemId, Tablespace, TargetState, TimelineId,
 };
 use lifeboat_units::{Progress, Timestamp};
 
@@ -23,6 +23,12 @@ use crate::{facts, history, page, recovery_conf, tablespace_map, transform, wal}
 
 /// Lies in a directory while a restore writes it, and is removed at the very end.
 pub const RESTORING_MARK: &str = "lifeboat.restoring";
+
+/// Tells the server to recover to its target. Source: `RECOVERY_SIGNAL_FILE` in
+/// src/include/access/xlog.h.
+const RECOVERY_SIGNAL: &str = "recovery.signal";
+/// Tells the server to recover for ever (`STANDBY_SIGNAL_FILE`).
+const STANDBY_SIGNAL: &str = "standby.signal";
 
 /// How long a server may take to write its last checkpoint.
 const STOP_PATIENCE: Duration = Duration::from_secs(600);
@@ -103,6 +109,21 @@ impl Engine for PostgresEngine {
         Ok(inspect(directory)?)
     }
 
+    fn recovery_mark(&self, directory: &Path) -> Option<RecoveryMark> {
+        // Where both lie, the server is a standby. Source: readRecoverySignalFile in
+        // src/backend/access/transam/xlogrecovery.c; both are removed at promotion.
+        let marked = |name: &str| directory.join(name).exists();
+        match (marked(STANDBY_SIGNAL), marked(RECOVERY_SIGNAL)) {
+            (true, _) => Some(RecoveryMark::Standby),
+            (_, true) => Some(RecoveryMark::Once),
+            _ => None,
+        }
+    }
+
+    fn has_server(&self, directory: &Path) -> bool {
+        directory.join("postmaster.pid").exists()
+    }
+
     fn control_file_path(&self) -> &'static str {
         CONTROL_FILE
     }
@@ -172,8 +193,8 @@ fn configure(directory: &Path, settings: &RecoverySettings) -> Result<(), Cluste
     let main = text_or_empty(&directory.join("postgresql.conf"))?;
     let text = recovery_conf::edit(&old, &main, settings)?;
     let (wanted, other) = match settings.mode {
-        RecoveryMode::Standby => ("standby.signal", "recovery.signal"),
-        RecoveryMode::Copy | RecoveryMode::Successor => ("recovery.signal", "standby.signal"),
+        RecoveryMode::Standby => (STANDBY_SIGNAL, RECOVERY_SIGNAL),
+        RecoveryMode::Copy | RecoveryMode::Successor => (RECOVERY_SIGNAL, STANDBY_SIGNAL),
     };
     replace(directory, "postgresql.auto.conf", &text)?;
     replace(directory, wanted, "")?;

@@ -13,8 +13,8 @@ use std::sync::Arc;
 
 use lifeboat_engine::{
     Ancestor, Ancestry, ClusterIdentity, Engine, EngineError, Landing, LogFacts, LogFile, Lsn,
-    PageFormat, PageTransform, PageVerdict, RecoverySettings, SegmentName, SegmentNo, SegmentSize,
-    StartRequest, SystemId, TargetState, TimelineId,
+    PageFormat, PageTransform, PageVerdict, RecoveryMark, RecoverySettings, SegmentName, SegmentNo,
+    SegmentSize, StartRequest, SystemId, TargetState, TimelineId,
 };
 use lifeboat_repo::crypt::BoxKind;
 use lifeboat_repo::reader::IndexReader;
@@ -36,6 +36,10 @@ pub const SEGMENT_MAGIC: [u8; 8] = *b"TOYLOG\x00\x01";
 pub const SEGMENT_BYTES: usize = 1 << 20;
 /// Where the control file lies.
 pub const CONTROL_FILE: &str = "global/toy_control";
+/// Says that a directory recovers.
+pub const RECOVERY_MARK: &str = "recovery.signal";
+/// Says that a directory recovers for ever.
+pub const STANDBY_MARK: &str = "standby.signal";
 
 /// What the toy engine refuses.
 #[derive(Debug, thiserror::Error)]
@@ -205,6 +209,15 @@ impl Engine for ToyEngine {
                 None => TargetState::Empty,
                 Some(_) => TargetState::Other("a directory with other files"),
             }),
+        }
+    }
+
+    fn recovery_mark(&self, directory: &Path) -> Option<RecoveryMark> {
+        let marked = |name: &str| directory.join(name).exists();
+        match (marked(STANDBY_MARK), marked(RECOVERY_MARK)) {
+            (true, _) => Some(RecoveryMark::Standby),
+            (_, true) => Some(RecoveryMark::Once),
+            _ => None,
         }
     }
 

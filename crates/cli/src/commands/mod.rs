@@ -19,5 +19,6 @@ pub(crate) mod verify;
 pub(crate) mod wal;
 pub(crate) mod wal_get;
 pub(crate) mod wal_list;
+pub(crate) mod wal_prefetch;
 pub(crate) mod wal_push;
 pub(crate) mod wal_recovered;

@@ -50,6 +50,10 @@ keys! {
         "How long a backup or a check waits for a WAL segment to arrive in the repository.";
     RESTORE_JOBS = "restore.jobs", "", "8",
         "Threads of a restore [default: one per processor].";
+    WAL_PREFETCH = "wal.prefetch", "16", "64",
+        "How many WAL segments `lifeboat wal get` fetches ahead of a recovering server, at most; they lie in `lifeboat.prefetch` in its data directory until the server asks for them. 0 turns it off.";
+    WAL_PREFETCH_JOBS = "wal.prefetch-jobs", "", "4",
+        "Threads that fetch ahead [default: one per processor, at most 4].";
     KEEP_BACKUPS = "retention.keep-backups", "", "14",
         "How many backups `lifeboat expire` keeps at least [default: no rule by count].";
     KEEP_WINDOW = "retention.keep-window", "", "30d",

@@ -11,6 +11,9 @@ use super::error::ConfigError;
 use super::keys::{self, Key};
 use super::raw::{Origin, Raw, Written};
 
+/// Segments that are fetched ahead unless told otherwise, as [`keys::WAL_PREFETCH`] says.
+const PREFETCH_SEGMENTS: u32 = 16;
+
 /// What every command works by.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
@@ -42,6 +45,10 @@ pub(crate) struct Settings {
     pub restore_jobs: usize,
     /// How long to wait for a segment.
     pub archive_timeout: Duration,
+    /// Fetch so many segments ahead of recovery, at most.
+    pub wal_prefetch: u32,
+    /// Threads that fetch ahead.
+    pub wal_prefetch_jobs: usize,
     /// Keep at least so many backups.
     pub keep_backups: Option<u32>,
     /// Keep any moment of so long reachable.
@@ -73,6 +80,8 @@ impl Settings {
             restore_jobs: jobs(&keys::RESTORE_JOBS, processors)?,
             archive_timeout: parsed(raw, &keys::ARCHIVE_TIMEOUT, duration)?
                 .unwrap_or(Duration::from_secs(60)),
+            wal_prefetch: parsed(raw, &keys::WAL_PREFETCH, segments)?.unwrap_or(PREFETCH_SEGMENTS),
+            wal_prefetch_jobs: jobs(&keys::WAL_PREFETCH_JOBS, processors.min(4))?,
             keep_backups: parsed(raw, &keys::KEEP_BACKUPS, count)?,
             keep_window: parsed(raw, &keys::KEEP_WINDOW, duration)?,
         })
@@ -134,6 +143,14 @@ pub(crate) fn threads(text: &str) -> Result<usize, String> {
     }
 }
 
+/// Reads how many segments to fetch ahead.
+fn segments(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(segments @ 0..=1024) => Ok(segments),
+        _ => Err(format!("cannot be `{text}`: it is a number of segments from 0 to 1024")),
+    }
+}
+
 /// Reads how many to keep.
 pub(crate) fn count(text: &str) -> Result<u32, String> {
     match text.parse() {
@@ -168,6 +185,7 @@ mod tests {
         assert_eq!(settings.cluster.as_str(), "main");
         assert_eq!(settings.key_file, Path::new("/etc/lifeboat/lifeboat.key"));
         assert_eq!(settings.compression, Compression::Auto);
+        assert_eq!(settings.wal_prefetch.to_string(), keys::WAL_PREFETCH.default);
         assert!(settings.url().unwrap_err().to_string().contains("repository.url"));
     }
 

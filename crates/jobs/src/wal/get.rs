@@ -1,12 +1,22 @@
 //! Fetches one file of the log.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`fetcher`] | fetches ahead in the background, and answers who asks |
+//! | [`shelf`], [`lookahead`] | decide what is fetched next and what counts; pure |
+//! | [`ask`] | asks the fetcher |
+//! | [`deliver`] | puts a file where the server wants it |
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+pub(crate) mod ask;
+mod deliver;
+mod fetcher;
+mod lookahead;
+mod shelf;
+
+use std::path::Path;
 use std::time::Duration;
 
-use lifeboat_engine::{LogFile, SystemId};
+use lifeboat_engine::{Engine, LogFile, RecoveryMark, SegmentName, SystemId};
 use lifeboat_repo::{LogPlace, RepoError};
 use lifeboat_units::{ByteCount, Explain, Note, Retry};
 use serde::Serialize;
@@ -17,6 +27,9 @@ use super::state::RecoveryState;
 use crate::facts::ArchivedFacts;
 use crate::inventory::chain;
 use crate::ports::Ports;
+
+pub use ask::PREFETCH_DIRECTORY;
+pub use fetcher::{PrefetchClaim, prefetch};
 
 /// First pause before a store that failed is asked again; each is twice the one before.
 const PAUSE_MIN: Duration = Duration::from_millis(500);
@@ -35,6 +48,17 @@ impl Default for GetSettings {
     fn default() -> Self {
         Self { tries_max: 5, patience: Duration::from_secs(10) }
     }
+}
+
+/// How far to fetch ahead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Prefetch {
+    /// Never more segments than this lie fetched ahead.
+    pub segments: u32,
+    /// Threads that fetch.
+    pub jobs: usize,
+    /// Ends when recovery asked for nothing new for so long.
+    pub idle: Duration,
 }
 
 /// What became of a file that was asked for.
@@ -76,12 +100,13 @@ pub fn get(
 /// - Every error is to be told by an exit code of 126 or above: the server stops and says why,
 ///   instead of promoting on less than there is.
 /// - What lies after the planned end of the state is `NotThere` without a look.
-/// - A standby is never stopped: what is missing, damaged or cannot be found out is `NotThere`,
-///   with a warning, after the patience; the server asks again by itself.
+/// - A standby ([`keeps_asking`]) is never stopped: what is missing, damaged or cannot be found
+///   out is `NotThere`, with a warning, after the patience; the server asks again by itself.
 /// - A partial segment is never served under the whole one's name: it ends where its timeline
 ///   was left, and what follows it lies on the next timeline.
 /// - What is served has the digest it was archived with, the system and size that recovery
-///   expects, and appears under its name only when it is whole and synced.
+///   expects, and appears under its name only when it is whole. It is synced too, unless a server
+///   in recovery asked, which does that by itself.
 pub fn get_with(
     ports: &Ports<'_>,
     settings: &GetSettings,
@@ -94,13 +119,77 @@ pub fn get_with(
     if state.is_some_and(|s| s.hides(file)) {
         return Ok(GetOutcome::NotThere { file: file.to_string() });
     }
+    let directory = data_directory(ports.engine, destination);
     match fetch(ports, settings, file, destination, state) {
-        Err(error) if state.is_some_and(|s| s.standby) => {
+        Err(error) if keeps_asking(ports.engine, &directory, state) => {
             ports.progress.warn(&Note::new(chain(&error)));
             Ok(GetOutcome::NotThere { file: file.to_string() })
         }
         other => other,
     }
+}
+
+/// Whether the server of a data directory keeps asking for what it did not get, as a standby
+/// does: for such a one a failure would be the end. Its own marks count before the state, which
+/// somebody may have turned into something else since; without marks the state does.
+pub fn keeps_asking(engine: &dyn Engine, directory: &Path, state: Option<&RecoveryState>) -> bool {
+    match engine.recovery_mark(directory) {
+        Some(mark) => mark == RecoveryMark::Standby,
+        None => state.is_some_and(|state| state.standby),
+    }
+}
+
+/// Takes one file from what was fetched ahead, if it is there or on its way: no repository is
+/// opened and no key unlocked. `None` says nothing about whether it is archived.
+///
+/// - `directory` is the data directory of a server that recovers, and must be the current one or
+///   have a short path: a socket in it is used.
+/// - `origin` names repository and cluster; a fetcher for another one is not believed.
+pub fn get_ahead(
+    engine: &dyn Engine,
+    directory: &Path,
+    origin: &str,
+    (name, destination): (&str, &Path),
+    state: Option<&RecoveryState>,
+) -> Option<GetOutcome> {
+    let Ok(file @ LogFile::Segment(segment)) = name.parse() else { return None };
+    if state.is_some_and(|state| state.hides(file)) || engine.recovery_mark(directory).is_none() {
+        return None;
+    }
+    // Nobody listens: not worth a look at the control file.
+    if !directory.join(PREFETCH_DIRECTORY).join(ask::SOCKET).exists() {
+        return None;
+    }
+    let system = match state {
+        Some(state) => state.system,
+        None => engine.directory_identity(directory).ok()?.system_id,
+    };
+    let binding = ask::binding(directory, origin, system);
+    let ahead = ask::ask(directory, segment, binding).ok()??;
+    // What cannot be delivered is fetched and delivered again, and then the failure is said.
+    deliver::move_whole(&ahead.path, destination).ok()?;
+    Some(GetOutcome::Fetched { file: file.to_string(), size_bytes: ByteCount(ahead.size_bytes) })
+}
+
+/// Whether it is worth to start a fetcher after `served` was fetched: a server recovers here, and
+/// the segment that follows is archived.
+pub fn worth_prefetching(
+    ports: &Ports<'_>,
+    directory: &Path,
+    served: SegmentName,
+    state: Option<&RecoveryState>,
+) -> bool {
+    if ports.engine.recovery_mark(directory).is_none() {
+        return false;
+    }
+    let Ok(identity) = ports.engine.directory_identity(directory) else { return false };
+    let state = state.cloned();
+    let system = state.as_ref().map_or(identity.system_id, |state| state.system);
+    let lookahead = lookahead::Lookahead { size: identity.log_segment, segments: 1, state };
+    lookahead.after(served).first().is_some_and(|next| {
+        let next = place(system, LogFile::Segment(*next));
+        ports.cluster.has_log(&next).unwrap_or(false)
+    })
 }
 
 fn fetch(
@@ -128,7 +217,8 @@ fn fetch(
         }
         Err(source) => return Err(GetError::Repo { file: file.to_string(), source }),
     };
-    write_whole(destination, &content)
+    let recovering = ports.engine.recovery_mark(&data_directory(ports.engine, destination));
+    deliver::write_whole(destination, &content, recovering.is_none())
         .map_err(|source| GetError::Write { path: destination.to_owned(), source })?;
     let size_bytes = ByteCount(content.len() as u64);
     Ok(GetOutcome::Fetched { file: file.to_string(), size_bytes })
@@ -203,33 +293,4 @@ fn check_content(
     } else {
         Ok(())
     }
-}
-
-/// Writes a file that appears under its name only when it is whole and synced.
-fn write_whole(destination: &Path, content: &[u8]) -> io::Result<()> {
-    let Some(name) = destination.file_name() else {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it names no file"));
-    };
-    let directory = match destination.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    let mut temporary_name = name.to_owned();
-    temporary_name.push(".lifeboat-tmp");
-    let temporary: PathBuf = directory.join(temporary_name);
-    let write = || {
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&temporary)?;
-        file.write_all(content)?;
-        file.sync_data()?;
-        fs::rename(&temporary, destination)?;
-        File::open(directory)?.sync_all()
-    };
-    write().inspect_err(|_| {
-        let _ = fs::remove_file(&temporary);
-    })
 }

@@ -121,8 +121,8 @@ fn write_private(directory: &Path, path: &Path, body: &[u8]) -> io::Result<()> {
     })
 }
 
-/// Removes what only recovery needs, the unlocked keys first. For `recovery_end_command`;
-/// harmless when there is nothing to remove.
+/// Removes what only recovery needs, the unlocked keys first, and ends the fetcher. For
+/// `recovery_end_command`; harmless when there is nothing to remove.
 pub fn finish_recovery(directory: &Path) -> Result<(), StateError> {
     for name in [RECOVERY_KEY_FILE, RECOVERY_FILE] {
         let path = directory.join(name);
@@ -133,6 +133,10 @@ pub fn finish_recovery(directory: &Path) -> Result<(), StateError> {
             _ => {}
         }
     }
+    super::get::ask::end(directory).map_err(|source| StateError::Write {
+        path: directory.join(super::get::PREFETCH_DIRECTORY),
+        source,
+    })?;
     let sync = File::open(directory).and_then(|opened| opened.sync_all());
     sync.map_err(|source| StateError::Write { path: directory.to_owned(), source })
 }

@@ -166,6 +166,7 @@ fn files_of_the_running_server_and_of_restores_stay_behind() {
             "recovery.signal",
             "postgresql.auto.conf",
             "postgresql.auto.conf.tmp",
+            "lifeboat.prefetch/000000010000000000000001.1",
             "lifeboat.recovery",
             "lifeboat.recovery.key",
             "lifeboat.restoring",
@@ -175,6 +176,7 @@ fn files_of_the_running_server_and_of_restores_stay_behind() {
     );
     let scan = list(root.path(), &identity(18)).unwrap();
     assert_eq!(files(&scan), ["pg_hba.conf", "postgresql.auto.conf"]);
+    assert_eq!(scan.listing.directories.len(), 1, "only the root itself");
 }
 
 #[test]

@@ -26,7 +26,7 @@ const EMPTIED: &[&str] = &[
     "pg_wal",
 ];
 
-/// Files of the root that are not copied. Source: `excludeFiles` in basebackup.c, and the marks
+/// Files and directories of the root that are not copied. Source: `excludeFiles` in basebackup.c, and the marks
 /// of unfinished or finished restores, which say nothing about the copy.
 const LEFT_OUT: &[&str] = &[
     "backup_label",
@@ -34,6 +34,7 @@ const LEFT_OUT: &[&str] = &[
     "backup_manifest",
     "backup_manifest.tmp",
     "current_logfiles.tmp",
+    "lifeboat.prefetch",
     "lifeboat.recovery",
     "lifeboat.recovery.key",
     "lifeboat.restoring",
