@@ -4,11 +4,15 @@
 //! writes files, one barrier, recovery settings, and the control file last: until that is there,
 //! the server refuses to start on the directory.
 
+mod compare;
+mod delta;
 mod error;
 mod files;
+mod mark;
 mod path;
 mod place;
 mod plan;
+mod sweep;
 mod tablespaces;
 mod target;
 mod write;
@@ -22,8 +26,11 @@ use serde::Serialize;
 
 use crate::inventory::SegmentRange;
 
+pub use delta::DeltaPlan;
 pub use error::RestoreError;
+pub use place::SET_ASIDE;
 pub use plan::plan;
+pub use sweep::Differences;
 pub use write::apply;
 
 /// Lies in every directory that a restore is writing, until it is done.
@@ -34,6 +41,8 @@ pub const RESTORING_MARK: &str = "lifeboat.restoring";
 pub struct RestoreRequest {
     /// The data directory to be made.
     pub into: PathBuf,
+    /// The directory may be a data directory of the same system: what is right in it stays.
+    pub delta: bool,
     /// Which moment.
     pub target: Target,
     /// Along which timeline.
@@ -114,6 +123,9 @@ pub struct RestorePlan {
     pub tablespaces: Vec<(PathBuf, PathBuf)>,
     /// What a person should know, such as damaged pages in the backup.
     pub notes: Vec<String>,
+    /// What is done to the directory that is there; `None` when everything is written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delta: Option<DeltaPlan>,
     /// What the server is told to recover to. Differs from what was asked for where the end of
     /// the WAL is the same moment.
     #[serde(skip)]
@@ -131,8 +143,30 @@ pub struct RestoreReport {
     pub plan: RestorePlan,
     /// Bytes written, holes left out.
     pub written_bytes: ByteCount,
+    /// Bytes of pages and maps read from the repository.
+    pub fetched_bytes: ByteCount,
+    /// What was found in the directory that was there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delta: Option<DeltaReport>,
     /// Seconds it took, without starting the server.
     pub seconds: f64,
+}
+
+/// What a delta found and did.
+#[derive(Debug, Clone, Serialize)]
+pub struct DeltaReport {
+    /// Local pages that were compared.
+    pub pages_compared: u64,
+    /// Pages that were written.
+    pub pages_written: u64,
+    /// Files that were missing.
+    pub files_missing: u64,
+    /// Files and links that did not belong and were removed.
+    pub files_removed: u64,
+    /// Directories that did not belong and were removed.
+    pub directories_removed: u64,
+    /// WAL files that were moved to `lifeboat.set-aside`.
+    pub files_set_aside: u64,
 }
 
 /// Words for a mode, in notes.

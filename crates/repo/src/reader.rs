@@ -1,6 +1,7 @@
 //! Reads a backup: file tables and maps with the index key, pages with the data keys.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crate::codec::Decompressor;
@@ -24,12 +25,23 @@ pub struct IndexReader {
     cluster: Cluster,
     page_bytes: u32,
     keys: Mutex<HashMap<BackupId, Arc<SealKey>>>,
+    fetched_bytes: AtomicU64,
 }
 
 impl IndexReader {
     /// A reader for backups with pages of this size.
     pub fn new(cluster: &Cluster, page_bytes: u32) -> Self {
-        Self { cluster: cluster.clone(), page_bytes, keys: Mutex::default() }
+        Self {
+            cluster: cluster.clone(),
+            page_bytes,
+            keys: Mutex::default(),
+            fetched_bytes: AtomicU64::new(0),
+        }
+    }
+
+    /// Bytes that were read from storage so far.
+    pub fn fetched_bytes(&self) -> u64 {
+        self.fetched_bytes.load(Ordering::Relaxed)
     }
 
     fn key(&self, session: BackupId) -> Arc<SealKey> {
@@ -43,6 +55,7 @@ impl IndexReader {
         if at.length > BOX_BYTES_MAX {
             return Err(RepoError::damaged(object, "it claims to be longer than a box can be"));
         }
+        self.fetched_bytes.fetch_add(u64::from(at.length), Ordering::Relaxed);
         let mut sealed = Vec::new();
         self.cluster.store().get_range(
             &at.pack.key(self.cluster.name()),
@@ -101,12 +114,18 @@ pub struct ReadBuffers {
     decompressor: Decompressor,
     range: Vec<u8>,
     raw: Vec<u8>,
+    fetched_bytes: u64,
 }
 
 impl ReadBuffers {
     /// Buffers for a thread.
     pub fn new(decompressor: Decompressor) -> Self {
-        Self { decompressor, range: Vec::new(), raw: Vec::new() }
+        Self { decompressor, range: Vec::new(), raw: Vec::new(), fetched_bytes: 0 }
+    }
+
+    /// Bytes that were read from storage through these buffers.
+    pub fn fetched_bytes(&self) -> u64 {
+        self.fetched_bytes
     }
 }
 
@@ -181,7 +200,8 @@ impl ContentReader {
     ) -> Result<(), E> {
         let key = pack.key(self.cluster.name());
         let length = (end - start) as usize;
-        let ReadBuffers { decompressor, range, raw } = buffers;
+        let ReadBuffers { decompressor, range, raw, fetched_bytes } = buffers;
+        *fetched_bytes += length as u64;
         self.cluster
             .store()
             .get_range(&key, u64::from(start), length, range)

@@ -13,6 +13,7 @@ pub(crate) mod init_settings;
 pub(crate) mod key;
 pub(crate) mod list;
 pub(crate) mod restore;
+pub(crate) mod restore_delta;
 pub(crate) mod restore_start;
 pub(crate) mod show;
 pub(crate) mod verify;

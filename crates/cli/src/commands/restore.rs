@@ -20,11 +20,14 @@ use crate::moment;
 use crate::server_commands::shell_word;
 use crate::ui::{Page, Report, counted, seconds};
 
-/// Restore the cluster to any moment, into an empty directory
+/// Restore the cluster to any moment, into an empty directory, or with --delta over an old one
 ///
 /// The plan comes first: which backup, which WAL, where it will land. A target that cannot be
 /// reached is refused before anything is written. What is left is a directory on which
 /// `pg_ctl start` recovers to the target (inclusive) and promotes; --start does that.
+///
+/// With --delta the directory may be a data directory of the same cluster, its server stopped:
+/// pages that are right stay, the others are written, and what does not belong is removed.
 ///
 /// The restored server is a copy that archives nothing, unless --take-over makes it the
 /// successor, which archives on under the same name.
@@ -32,11 +35,15 @@ use crate::ui::{Page, Report, counted, seconds};
 #[command(after_help = "Examples:\n  \
     lifeboat restore --into /srv/restored --to-time '2026-11-22 12:15' --dry-run\n  \
     lifeboat restore --into /srv/restored --to-time 'yesterday 12:15' --start\n  \
+    lifeboat restore --delta --into /var/lib/postgresql/18/main --latest --take-over\n  \
     lifeboat restore --into /var/lib/postgresql/18/main --latest --take-over")]
 pub(crate) struct Args {
-    /// The data directory to be made: missing or empty
+    /// The data directory to be made: missing or empty, unless --delta
     #[arg(long, value_name = "DIR")]
     into: PathBuf,
+    /// Write only what differs from the data directory that is there
+    #[arg(long)]
+    delta: bool,
     #[command(flatten)]
     target: TargetArgs,
     /// Which timeline to follow: latest, current (the backup's own) or a number
@@ -149,6 +156,7 @@ fn request(app: &App, args: &Args) -> Result<RestoreRequest, CliError> {
         .map_err(|error| usage(format!("--into: {error}"), "name a directory"))?;
     Ok(RestoreRequest {
         into,
+        delta: args.delta,
         target: target(app, &args.target)?,
         timeline: args.timeline,
         tablespaces: args.tablespace_map.clone(),
@@ -207,6 +215,9 @@ impl Report for Restored {
         for (old, new) in &plan.tablespaces {
             page.line(format!("tablespace {} → {}", old.display(), new.display()));
         }
+        if let Some(delta) = &plan.delta {
+            super::restore_delta::render(delta, page);
+        }
         for text in &plan.notes {
             let note = page.note();
             page.line(format!("{note} {text}"));
@@ -231,6 +242,9 @@ impl Report for Written<'_> {
             self.report.written_bytes,
             seconds(self.report.seconds)
         ));
+        if let Some(delta) = &self.report.delta {
+            page.line(super::restore_delta::done(self.report, delta));
+        }
         if !self.starts {
             page.line("Start it, and it recovers to the target:");
             let into = shell_word(&self.into.display().to_string());

@@ -3,12 +3,15 @@
 use std::io;
 use std::path::PathBuf;
 
-use lifeboat_engine::{EngineError, SegmentName, TimelineId};
+use lifeboat_engine::{EngineError, SegmentName, SystemId, TimelineId};
 use lifeboat_repo::RepoError;
 use lifeboat_units::{Code, Explain, Retry};
 
 use crate::inventory::InventoryError;
 use crate::wal::StateError;
+
+/// What is said of a place that holds a data directory.
+pub const DATA_DIRECTORY: &str = "a data directory";
 
 /// A restore that was refused or cut short.
 #[derive(Debug, thiserror::Error)]
@@ -89,6 +92,22 @@ pub enum RestoreError {
         /// What is there.
         what: String,
     },
+    /// The directory holds the data of another system.
+    #[error("`{}` holds the data of system {found}, the backup is of system {expected}", path.display())]
+    Foreign {
+        /// The directory.
+        path: PathBuf,
+        /// Whose data lie there.
+        found: SystemId,
+        /// Whose data the backup holds.
+        expected: SystemId,
+    },
+    /// The directory does not tell whose data it holds.
+    #[error("`{}` does not tell whose data it holds: its control file cannot be read", path.display())]
+    Nobodys {
+        /// The directory.
+        path: PathBuf,
+    },
     /// A tablespace mapping that fits nothing, or a place that cannot be.
     #[error("tablespace `{}` {why}", path.display())]
     Tablespace {
@@ -164,6 +183,8 @@ impl Explain for RestoreError {
             Self::Cancelled => "LB-RST-011",
             Self::Ambiguous { .. } => "LB-RST-012",
             Self::Forked { .. } => "LB-RST-013",
+            Self::Foreign { .. } => "LB-RST-014",
+            Self::Nobodys { .. } => "LB-RST-015",
             Self::State(error) => return error.code(),
             Self::Inventory(error) => return error.code(),
             Self::Repo(error) => return error.code(),
@@ -185,6 +206,8 @@ impl Explain for RestoreError {
             | Self::Ambiguous { .. }
             | Self::Forked { .. }
             | Self::Occupied { .. }
+            | Self::Foreign { .. }
+            | Self::Nobodys { .. }
             | Self::Gap { .. }
             | Self::Timeline { .. }
             | Self::Tablespace { .. }
@@ -211,6 +234,17 @@ impl Explain for RestoreError {
             Self::Forked { .. } => {
                 "say which history is meant: --timeline with the older number for what happened \
                  there, with the newer one for the state in which it was left"
+            }
+            Self::Occupied { what, .. } if what == DATA_DIRECTORY => {
+                "--delta brings it to the backup's state and keeps the pages that are right; or \
+                 choose an empty or new directory"
+            }
+            Self::Foreign { .. } => {
+                "is --into the right directory? if its content is not wanted any more, empty it \
+                 and restore without --delta"
+            }
+            Self::Nobodys { .. } => {
+                "if its content is not wanted any more, empty it and restore without --delta"
             }
             Self::Occupied { .. } => "choose an empty or new directory, or empty this one yourself",
             Self::Gap { .. } => {

@@ -1,11 +1,13 @@
 //! Writes the files of a backup on threads: extents are read once for all files of a task, every
-//! page is checked against its hash before it is written.
+//! page is checked against its hash before it is written. Over a file that is there, only the
+//! pages that differ are read and written.
 
 use std::collections::HashMap;
-use std::fs::{File, Permissions};
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam_channel::bounded;
 use lifeboat_repo::codec::Decompressor;
@@ -15,6 +17,7 @@ use lifeboat_repo::reader::{ContentReader, IndexReader, ReadBuffers};
 use lifeboat_repo::{BoxRef, FileEntry, Manifest, MapPart, PART_PAGES, PartRef, RepoError};
 use lifeboat_units::Work;
 
+use super::compare::{Comparer, make_zero, runs};
 use super::error::RestoreError;
 use super::place::{Owner, failed};
 use crate::ports::Ports;
@@ -32,6 +35,31 @@ pub struct Source<'a> {
     pub reader: &'a ContentReader,
     /// Threads.
     pub jobs: usize,
+    /// Files that are there are compared page by page.
+    pub delta: bool,
+}
+
+/// What was done to files.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Written {
+    /// Bytes written, holes left out.
+    pub bytes: u64,
+    /// Local pages that were compared.
+    pub pages_compared: u64,
+    /// Pages written, or made a hole because they are to be zeros.
+    pub pages_written: u64,
+    /// Bytes of extents and maps that were read from the repository.
+    pub fetched_bytes: u64,
+}
+
+impl Written {
+    fn add(&mut self, other: Self) {
+        let Self { bytes, pages_compared, pages_written, fetched_bytes } = other;
+        self.bytes += bytes;
+        self.pages_compared += pages_compared;
+        self.pages_written += pages_written;
+        self.fetched_bytes += fetched_bytes;
+    }
 }
 
 /// One stretch of a file: a map part, or the whole of a file without pages.
@@ -42,16 +70,16 @@ struct Stretch {
     part: Option<(u64, PartRef)>,
 }
 
-/// Writes all files below `into`; gives the bytes written, holes left out.
+/// Writes all files below `into`.
 pub fn write_files(
     ports: &Ports<'_>,
     into: &Path,
     owner: Owner,
     source: Source<'_>,
-) -> Result<u64, RestoreError> {
-    let written = AtomicU64::new(0);
+) -> Result<Written, RestoreError> {
+    let mut written = Written::default();
     let index = IndexReader::new(ports.cluster, source.manifest.page_bytes);
-    let shared = Shared { ports, into, owner, source: &source, index: &index, written: &written };
+    let shared = Shared { ports, into, owner, source: &source, index: &index };
     let jobs = source.jobs.max(1);
     std::thread::scope(|scope| {
         let (sender, receiver) = bounded::<Vec<Stretch>>(jobs * 4);
@@ -60,7 +88,9 @@ pub fn write_files(
                 let (receiver, shared) = (receiver.clone(), &shared);
                 scope.spawn(move || {
                     let mut writer = Writer::new(shared);
-                    receiver.iter().try_for_each(|group| writer.write(&group))
+                    receiver.iter().try_for_each(|group| writer.write(&group))?;
+                    writer.written.fetched_bytes = writer.buffers.fetched_bytes();
+                    Ok::<_, RestoreError>(writer.written)
                 })
             })
             .collect();
@@ -68,11 +98,13 @@ pub fn write_files(
         let sent = send_all(&shared, &sender);
         drop(sender);
         for thread in threads {
-            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            let done = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            written.add(done?);
         }
         sent
     })?;
-    Ok(written.load(Ordering::Relaxed))
+    written.fetched_bytes += index.fetched_bytes();
+    Ok(written)
 }
 
 struct Shared<'a> {
@@ -81,7 +113,6 @@ struct Shared<'a> {
     owner: Owner,
     source: &'a Source<'a>,
     index: &'a IndexReader,
-    written: &'a AtomicU64,
 }
 
 /// Cuts the file table into tasks. Ends quietly when nobody takes them any more: then a thread
@@ -136,13 +167,18 @@ struct Open {
     size_bytes: u64,
     first_page: u64,
     part: MapPart,
+    /// For each page of the part whether it must be written; `None` for a file that is new, and
+    /// zeros so far.
+    differs: Option<Vec<bool>>,
 }
 
 /// Pages that a task wants from an extent.
 struct Wanted {
     open: usize,
-    run: lifeboat_repo::map::Run,
+    /// First page within the part.
     page: u32,
+    pages: u32,
+    /// Where it lies in the extent, in bytes.
     offset: usize,
 }
 
@@ -150,16 +186,21 @@ struct Wanted {
 struct Writer<'a> {
     shared: &'a Shared<'a>,
     hasher: PageHasher,
+    comparer: Comparer,
     buffers: ReadBuffers,
+    written: Written,
 }
 
 impl<'a> Writer<'a> {
     fn new(shared: &'a Shared<'a>) -> Self {
         let transforms = shared.ports.transforms(shared.source.manifest.page_bytes);
+        let hasher = shared.ports.cluster.hasher();
         Self {
             shared,
-            hasher: shared.ports.cluster.hasher(),
+            hasher,
+            comparer: Comparer::new(hasher, shared.source.manifest.page_bytes as usize),
             buffers: ReadBuffers::new(Decompressor::new(transforms)),
+            written: Written::default(),
         }
     }
 
@@ -167,37 +208,34 @@ impl<'a> Writer<'a> {
         if self.shared.ports.cancel.is_cancelled() {
             return Err(RestoreError::Cancelled);
         }
-        let open = group.iter().map(|s| self.open(s)).collect::<Result<Vec<_>, _>>()?;
-        let (extents, wanted) = gather(&open);
+        let mut open = Vec::with_capacity(group.len());
+        for stretch in group {
+            open.push(self.open(stretch)?);
+        }
         let (shared, hasher) = (self.shared, self.hasher);
         let page_bytes = shared.source.manifest.page_bytes as usize;
+        let (extents, wanted) = gather(&open, page_bytes);
         let reading = shared.source.reader.extents(&extents, &mut self.buffers, |i, raw| {
             wanted[i].iter().try_for_each(|w| place(&open[w.open], w, raw, hasher, page_bytes))
         });
         reading.map_err(|error| blame(shared, &open, error))?;
+        let pages: u64 = wanted.iter().flatten().map(|w| u64::from(w.pages)).sum();
+        self.written.pages_written += pages;
+        self.written.bytes += pages * page_bytes as u64;
         for (stretch, open) in group.iter().zip(&open) {
+            self.written.pages_written += zero(open, page_bytes as u64)?;
             let done = done_bytes(stretch, open, page_bytes);
             shared.ports.progress.advance(Work::Bytes(done));
         }
-        let bytes: u64 =
-            wanted.iter().flatten().map(|w| u64::from(w.run.pages) * page_bytes as u64).sum();
-        shared.written.fetch_add(bytes, Ordering::Relaxed);
         Ok(())
     }
 
-    /// Opens the file of a stretch at its full size; what is not written stays a hole.
-    fn open(&self, stretch: &Stretch) -> Result<Open, RestoreError> {
+    /// Opens the file of a stretch at its full size, and finds which of its pages are right
+    /// already. What is not written stays a hole.
+    fn open(&mut self, stretch: &Stretch) -> Result<Open, RestoreError> {
         let path = self.shared.into.join(&stretch.path);
-        let create = || {
-            let file = File::options().create(true).truncate(false).write(true).open(&path)?;
-            if file.metadata()?.len() != stretch.size_bytes {
-                file.set_len(stretch.size_bytes)?;
-            }
-            file.set_permissions(Permissions::from_mode(stretch.mode & 0o7777))?;
-            self.shared.owner.give(&file)?;
-            Ok(file)
-        };
-        let file = create().map_err(|source| failed("write", &path, source))?;
+        let (file, is_new) =
+            self.prepare(&path, stretch).map_err(|source| failed("write", &path, source))?;
         let page_bytes = u64::from(self.shared.source.manifest.page_bytes);
         let (number, part) = match &stretch.part {
             None => (0, MapPart::default()),
@@ -208,7 +246,63 @@ impl<'a> Writer<'a> {
             }
         };
         let first_page = number * u64::from(PART_PAGES);
-        Ok(Open { path, file, size_bytes: stretch.size_bytes, first_page, part })
+        let size_bytes = stretch.size_bytes;
+        let mut open = Open { path, file, size_bytes, first_page, part, differs: None };
+        if self.shared.source.delta && !is_new {
+            let from = first_page * page_bytes;
+            let end = size_bytes.min(from + u64::from(open.part.pages()) * page_bytes);
+            let differs = self.comparer.differing(&open.file, from, end, &open.part.hashes);
+            open.differs = Some(differs.map_err(|error| failed("read", &open.path, error))?);
+            self.written.pages_compared += u64::from(open.part.pages());
+        }
+        Ok(open)
+    }
+
+    /// The file of a stretch with its size, mode and owner, and whether it is new.
+    fn prepare(&self, path: &Path, stretch: &Stretch) -> io::Result<(File, bool)> {
+        let (file, is_new) = if self.shared.source.delta {
+            open_or_create(path)?
+        } else {
+            (options().create(true).truncate(false).open(path)?, true)
+        };
+        let data = file.metadata()?;
+        if data.len() != stretch.size_bytes {
+            file.set_len(stretch.size_bytes)?;
+        }
+        let mode = stretch.mode & 0o7777;
+        if data.mode() & 0o7777 != mode {
+            file.set_permissions(Permissions::from_mode(mode))?;
+        }
+        if self.shared.owner.lacks(&data) {
+            self.shared.owner.give(&file)?;
+        }
+        Ok((file, is_new))
+    }
+}
+
+/// How files are opened: never through a link.
+pub fn options() -> OpenOptions {
+    let mut options = File::options();
+    options.read(true).write(true).custom_flags(rustix::fs::OFlags::NOFOLLOW.bits() as i32);
+    options
+}
+
+/// Opens a file that may be there; true when it is new.
+fn open_or_create(path: &Path) -> io::Result<(File, bool)> {
+    match options().open(path) {
+        Ok(file) => return Ok((file, false)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        // Its mode forbids writing, such as that of a private key.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => fs::remove_file(path)?,
+        Err(error) => return Err(error),
+    }
+    match options().create_new(true).open(path) {
+        Ok(file) => Ok((file, true)),
+        // Another thread, with another part of it.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            options().open(path).map(|file| (file, false))
+        }
+        Err(error) => Err(error),
     }
 }
 
@@ -219,13 +313,16 @@ fn done_bytes(stretch: &Stretch, open: &Open, page_bytes: usize) -> u64 {
 }
 
 /// Every extent that is wanted, once, and what is wanted of it.
-fn gather(open: &[Open]) -> (Vec<BoxRef>, Vec<Vec<Wanted>>) {
+fn gather(open: &[Open], page_bytes: usize) -> (Vec<BoxRef>, Vec<Vec<Wanted>>) {
     let mut places: HashMap<BoxRef, usize> = HashMap::new();
     let (mut extents, mut wanted) = (Vec::new(), Vec::<Vec<Wanted>>::new());
     for (number, open) in open.iter().enumerate() {
-        let mut page = 0;
+        let mut next = 0;
         for run in &open.part.runs {
-            if let PageSource::Extent { index, offset } = run.source {
+            let first = next;
+            next += run.pages as usize;
+            let PageSource::Extent { index, offset } = run.source else { continue };
+            for pages in open.to_write(first..next) {
                 let at = open.part.extents[index as usize];
                 let place = *places.entry(at).or_insert_with(|| {
                     extents.push(at);
@@ -234,15 +331,45 @@ fn gather(open: &[Open]) -> (Vec<BoxRef>, Vec<Vec<Wanted>>) {
                 });
                 wanted[place].push(Wanted {
                     open: number,
-                    run: *run,
-                    page,
-                    offset: offset as usize,
+                    page: pages.start as u32,
+                    pages: pages.len() as u32,
+                    offset: offset as usize + (pages.start - first) * page_bytes,
                 });
             }
-            page += run.pages;
         }
     }
     (extents, wanted)
+}
+
+impl Open {
+    /// Ranges of pages within a run that are to be written.
+    fn to_write(&self, run: Range<usize>) -> Vec<Range<usize>> {
+        match &self.differs {
+            None => vec![run],
+            Some(differs) => runs(differs, run).collect(),
+        }
+    }
+}
+
+/// Makes zeros of pages that are to be zeros and are not; gives how many.
+fn zero(open: &Open, page_bytes: u64) -> Result<u64, RestoreError> {
+    let Some(differs) = &open.differs else { return Ok(0) };
+    let (mut next, mut zeroed) = (0, 0);
+    for run in &open.part.runs {
+        let first = next;
+        next += run.pages as usize;
+        if run.source != PageSource::Zero {
+            continue;
+        }
+        for pages in runs(differs, first..next) {
+            let at =
+                |page: usize| ((open.first_page + page as u64) * page_bytes).min(open.size_bytes);
+            make_zero(&open.file, at(pages.start)..at(pages.end))
+                .map_err(|source| failed("write", &open.path, source))?;
+            zeroed += pages.len() as u64;
+        }
+    }
+    Ok(zeroed)
 }
 
 /// An error while placing pages, before it is known to which file it belongs.
@@ -268,7 +395,7 @@ fn place(
 ) -> Result<(), Failure> {
     let first = open.first_page + u64::from(wanted.page);
     let at = first * page_bytes as u64;
-    let length = (wanted.run.pages as usize * page_bytes)
+    let length = (wanted.pages as usize * page_bytes)
         .min(usize::try_from(open.size_bytes.saturating_sub(at)).unwrap_or(usize::MAX));
     let damaged = |what: String| Failure::Page {
         open: open.path.clone(),

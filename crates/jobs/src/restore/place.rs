@@ -2,11 +2,20 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::RESTORING_MARK;
 use super::error::RestoreError;
+
+/// WAL that was found in the directory of a delta restore and that is nowhere else.
+pub const SET_ASIDE: &str = "lifeboat.set-aside";
+
+/// Entries of the place itself that no restore removes: its own, and the file system's.
+pub fn is_kept(name: &[u8]) -> bool {
+    [RESTORING_MARK.as_bytes(), SET_ASIDE.as_bytes(), b"lost+found"].contains(&name)
+}
 
 /// Who is to own what is written: only root can give files away.
 #[derive(Debug, Clone, Copy)]
@@ -35,6 +44,11 @@ impl Owner {
         }
     }
 
+    /// Whether this is to own it and does not.
+    pub fn lacks(self, data: &fs::Metadata) -> bool {
+        self.0.is_some_and(|owner| owner != (data.uid(), data.gid()))
+    }
+
     /// Gives a path to the owner; a link itself, not what it leads to.
     pub fn give_path(self, path: &Path) -> io::Result<()> {
         match self.0 {
@@ -50,7 +64,7 @@ pub fn clear(place: &Path) -> Result<(), RestoreError> {
     let fail = |source| failed("clear", place, source);
     for entry in fs::read_dir(place).map_err(fail)? {
         let entry = entry.map_err(fail)?;
-        if entry.file_name() == RESTORING_MARK {
+        if is_kept(entry.file_name().as_bytes()) {
             continue;
         }
         // A link is removed, never followed.

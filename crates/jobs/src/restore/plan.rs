@@ -7,7 +7,9 @@ use lifeboat_engine::{Lsn, RecoveryMode, RecoveryTarget, SegmentName, TargetStat
 use lifeboat_units::Timestamp;
 
 use self::cut::{cut, needed_for_consistency};
-use super::error::RestoreError;
+use super::delta;
+use super::error::{DATA_DIRECTORY, RestoreError};
+use super::mark::state_of_directory;
 use super::path::Way;
 use super::target::Finder;
 use super::{RestorePlan, RestoreRequest, Target, TimelineChoice, mode_note};
@@ -16,7 +18,7 @@ use crate::ports::Ports;
 
 /// Plans a restore: which backup, which WAL, which timelines, where it will land.
 pub fn plan(ports: &Ports<'_>, request: &RestoreRequest) -> Result<RestorePlan, RestoreError> {
-    check_place(ports, &request.into)?;
+    let state = check_place(ports, request)?;
     let inventory = Inventory::load(ports.cluster, ports.engine)?;
     if inventory.backups.is_empty() {
         return Err(RestoreError::NoBackup { cluster: ports.cluster.name().to_string() });
@@ -25,6 +27,11 @@ pub fn plan(ports: &Ports<'_>, request: &RestoreRequest) -> Result<RestorePlan, 
     let chosen = planner.choose()?;
     let tablespaces = super::tablespaces::map_tablespaces(ports, request, &chosen.backup.facts)?;
     planner.note_state(&chosen);
+    let described = (&chosen.backup.manifest, &chosen.backup.facts);
+    let delta = match request.delta {
+        true => delta::plan(ports, &request.into, &state, &inventory, described, &tablespaces)?,
+        false => None,
+    };
     let facts = &chosen.backup.facts;
     let totals = &chosen.backup.manifest.totals;
     Ok(RestorePlan {
@@ -41,18 +48,21 @@ pub fn plan(ports: &Ports<'_>, request: &RestoreRequest) -> Result<RestorePlan, 
         files: totals.files,
         tablespaces: tablespaces.into_iter().map(|t| (t.was, t.location)).collect(),
         notes: planner.notes,
+        delta,
         ends_with_wal: matches!(request.target, Target::Time(_))
             && chosen.recover_to == RecoveryTarget::Latest,
         recover_to: chosen.recover_to,
     })
 }
 
-/// Refuses a place that holds anything.
-fn check_place(ports: &Ports<'_>, into: &std::path::Path) -> Result<(), RestoreError> {
-    let occupied = |what: String| RestoreError::Occupied { path: into.to_owned(), what };
-    match ports.engine.inspect_target(into)? {
-        TargetState::Missing | TargetState::Empty | TargetState::Unfinished => Ok(()),
-        TargetState::DataDirectory => Err(occupied("a data directory".to_owned())),
+/// Refuses a place that holds anything, but for a data directory when there is to be a delta.
+fn check_place(ports: &Ports<'_>, request: &RestoreRequest) -> Result<TargetState, RestoreError> {
+    let occupied = |what: String| RestoreError::Occupied { path: request.into.clone(), what };
+    let state = state_of_directory(ports, &request.into)?;
+    match state {
+        TargetState::Missing | TargetState::Empty | TargetState::Unfinished => Ok(state),
+        TargetState::DataDirectory if request.delta => Ok(state),
+        TargetState::DataDirectory => Err(occupied(DATA_DIRECTORY.to_owned())),
         TargetState::Running { pid } => {
             Err(occupied(format!("the data directory of a running server (process {pid})")))
         }

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use lifeboat_engine::TargetState;
 
 use super::RestoreRequest;
+use super::delta::is_own_tablespace;
 use super::error::RestoreError;
+use super::mark::state_of_tablespace;
 use crate::facts::BackupFacts;
 use crate::ports::Ports;
 
@@ -20,7 +22,7 @@ pub struct MappedTablespace {
 }
 
 /// Checks the mapping of tablespaces: each old place must be one of the backup's, each new place
-/// absolute, empty or new, and none within another.
+/// absolute, empty or new (or, for a delta, the data directory's own), and none within another.
 pub fn map_tablespaces(
     ports: &Ports<'_>,
     request: &RestoreRequest,
@@ -56,8 +58,9 @@ pub fn map_tablespaces(
         if mapped.iter().any(nested) {
             return Err(bad(&location, "would lie within another tablespace"));
         }
-        match ports.engine.inspect_target(&location)? {
+        match state_of_tablespace(ports, &location)? {
             TargetState::Missing | TargetState::Empty | TargetState::Unfinished => {}
+            TargetState::Other(_) if request.delta && is_own_tablespace(&into, &location)? => {}
             _ => return Err(bad(&location, "is not empty")),
         }
         mapped.push(MappedTablespace { oid: tablespace.oid, was, location });

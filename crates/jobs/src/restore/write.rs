@@ -16,9 +16,12 @@ use lifeboat_repo::{Manifest, RepoError};
 use lifeboat_units::{ByteCount, Stage, Work};
 
 use super::error::RestoreError;
+use super::files::options;
+use super::mark::{Mark, state_of_directory, state_of_tablespace};
 use super::place::{Owner, clear, failed, sync_directory};
+use super::sweep::Sweep;
 use super::tablespaces::{MappedTablespace, map_tablespaces};
-use super::{RESTORING_MARK, RestorePlan, RestoreReport, RestoreRequest};
+use super::{DeltaReport, RESTORING_MARK, RestorePlan, RestoreReport, RestoreRequest, delta};
 use crate::facts::{BackupFacts, StoredFile};
 use crate::ports::Ports;
 use crate::wal::state::RECOVERY_VERSION;
@@ -36,23 +39,51 @@ pub fn apply(
     check_facts(&manifest, &facts)?;
     let reader = ContentReader::new(ports.cluster, &manifest)?;
     let tablespaces = map_tablespaces(ports, request, &facts)?;
-    let mut writing = Writing::begin(ports, request, &facts, &tablespaces)?;
-    writing.directories()?;
+    let mut writing = Writing::begin(ports, request, &facts, &tablespaces, plan)?;
+    if let Some(delta) = &plan.delta {
+        delta::disarm(ports, &writing.into)?;
+        writing.directories()?;
+        delta::set_aside(&writing.into, &delta.set_aside, writing.owner)?;
+    } else {
+        writing.directories()?;
+    }
+    let removed = match &plan.delta {
+        Some(_) => {
+            let backup = (&manifest, &facts);
+            Some(Sweep::clean(ports, &writing.into, backup, &tablespaces)?)
+        }
+        None => None,
+    };
     ports.progress.stage(Stage::Restoring, Some(Work::Bytes(manifest.totals.size_bytes.0)));
     let written = super::files::write_files(
         ports,
         &writing.into,
         writing.owner,
-        super::files::Source { manifest: &manifest, reader: &reader, jobs: request.jobs },
+        super::files::Source {
+            manifest: &manifest,
+            reader: &reader,
+            jobs: request.jobs,
+            delta: plan.delta.is_some(),
+        },
     )?;
     writing.generated()?;
     writing.recovery(plan)?;
     ports.progress.stage(Stage::Syncing, None);
     writing.finish()?;
     let took: Duration = ports.clock.monotonic() - began;
+    let delta = plan.delta.as_ref().zip(removed).map(|(planned, removed)| DeltaReport {
+        pages_compared: written.pages_compared,
+        pages_written: written.pages_written,
+        files_missing: removed.files_missing,
+        files_removed: removed.files_removed,
+        directories_removed: removed.directories_removed,
+        files_set_aside: planned.set_aside.len() as u64,
+    });
     Ok(RestoreReport {
         plan: plan.clone(),
-        written_bytes: ByteCount(written),
+        written_bytes: ByteCount(written.bytes),
+        fetched_bytes: ByteCount(written.fetched_bytes),
+        delta,
         seconds: took.as_secs_f64(),
     })
 }
@@ -76,6 +107,8 @@ struct Writing<'a> {
     tablespaces: &'a [MappedTablespace],
     into: PathBuf,
     owner: Owner,
+    delta: bool,
+    mark: String,
 }
 
 impl<'a> Writing<'a> {
@@ -84,14 +117,17 @@ impl<'a> Writing<'a> {
         request: &'a RestoreRequest,
         facts: &'a BackupFacts,
         tablespaces: &'a [MappedTablespace],
+        plan: &RestorePlan,
     ) -> Result<Self, RestoreError> {
         let into = std::path::absolute(&request.into)
             .map_err(|source| failed("find", &request.into, source))?;
         let owner = Owner::of(&into, request.owner_instead_of_root);
-        let writing = Self { ports, request, facts, tablespaces, into, owner };
-        let places: Vec<_> = writing.places().map(Path::to_owned).collect();
-        for place in &places {
-            writing.claim(place)?;
+        let delta = plan.delta.is_some();
+        let mark = Mark::of(ports, &into, facts, delta).text();
+        let writing = Self { ports, request, facts, tablespaces, into, owner, delta, mark };
+        writing.claim_directory()?;
+        for tablespace in tablespaces {
+            writing.claim_tablespace(tablespace)?;
         }
         Ok(writing)
     }
@@ -102,27 +138,58 @@ impl<'a> Writing<'a> {
         std::iter::once(self.into.as_path()).chain(tablespaces)
     }
 
-    /// Makes a directory ours: it is marked before anything else is written, and what an earlier
-    /// restore left half written is removed.
-    fn claim(&self, place: &Path) -> Result<(), RestoreError> {
-        let state = self.ports.engine.inspect_target(place)?;
-        match state {
+    fn claim_directory(&self) -> Result<(), RestoreError> {
+        match state_of_directory(self.ports, &self.into)? {
+            TargetState::DataDirectory | TargetState::Unfinished if self.delta => {}
+            TargetState::Unfinished => clear(&self.into)?,
+            TargetState::Missing | TargetState::Empty => {}
+            other => return Err(no_longer_empty(&self.into, &other)),
+        }
+        self.claim(&self.into)
+    }
+
+    fn claim_tablespace(&self, tablespace: &MappedTablespace) -> Result<(), RestoreError> {
+        let place = &tablespace.location;
+        match state_of_tablespace(self.ports, place)? {
+            // Checked to be the directory's own when it was mapped.
+            TargetState::Other(_) | TargetState::Unfinished if self.delta => {}
+            // What a delta left may lie beside another server's.
+            TargetState::Unfinished if Mark::read(place)?.is_some_and(|mark| mark.delta) => {
+                self.clear_own(tablespace)?;
+            }
             TargetState::Unfinished => clear(place)?,
             TargetState::Missing | TargetState::Empty => {}
-            other => {
-                let what = format!("no longer empty ({other:?})");
-                return Err(RestoreError::Occupied { path: place.to_owned(), what });
+            other => return Err(no_longer_empty(place, &other)),
+        }
+        self.claim(place)
+    }
+
+    /// Removes those directories of a tablespace that the backup has too.
+    fn clear_own(&self, tablespace: &MappedTablespace) -> Result<(), RestoreError> {
+        let known = Tablespace { oid: tablespace.oid, location: tablespace.location.clone() };
+        let link = self.ports.engine.tablespace_link(&known) + "/";
+        let below = self.facts.directories.iter().filter_map(|d| d.path.strip_prefix(&link));
+        for name in below.filter(|name| !name.contains('/')) {
+            let path = tablespace.location.join(name);
+            match fs::remove_dir_all(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(failed("clear", &path, error));
+                }
+                _ => {}
             }
         }
+        Ok(())
+    }
+
+    /// Makes a directory ours: it is marked before anything in it is changed.
+    fn claim(&self, place: &Path) -> Result<(), RestoreError> {
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(place)
             .map_err(|source| failed("make directory", place, source))?;
         self.owner.give_path(place).map_err(|source| failed("give away", place, source))?;
-        let mark = place.join(RESTORING_MARK);
-        let text = b"lifeboat is restoring into this directory, or was cut short doing so.\n";
-        self.write_file(&mark, text, 0o600)?;
+        self.write_file(&place.join(RESTORING_MARK), self.mark.as_bytes(), 0o600)?;
         sync_directory(place)
     }
 
@@ -132,6 +199,12 @@ impl<'a> Writing<'a> {
             let link = self.into.join(self.ports.engine.tablespace_link(&known));
             if let Some(parent) = link.parent() {
                 self.make_directory(parent, 0o700)?;
+            }
+            if fs::read_link(&link).is_ok_and(|there| there == tablespace.location) {
+                continue;
+            }
+            if self.delta {
+                remove_whatever(&link)?;
             }
             std::os::unix::fs::symlink(&tablespace.location, &link)
                 .and_then(|()| self.owner.give_path(&link))
@@ -146,7 +219,14 @@ impl<'a> Writing<'a> {
     fn make_directory(&self, path: &Path, mode: u32) -> Result<(), RestoreError> {
         match DirBuilder::new().mode(0o700).create(path) {
             Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                if !fs::symlink_metadata(path).is_ok_and(|there| there.is_dir()) {
+                    // A link, or a file: what it leads to is left alone.
+                    fs::remove_file(path)
+                        .and_then(|()| DirBuilder::new().mode(0o700).create(path))
+                        .map_err(|source| failed("make directory", path, source))?;
+                }
+            }
             Err(source) => return Err(failed("make directory", path, source)),
         }
         fs::set_permissions(path, fs::Permissions::from_mode(mode))
@@ -156,7 +236,7 @@ impl<'a> Writing<'a> {
 
     fn write_file(&self, path: &Path, bytes: &[u8], mode: u32) -> Result<(), RestoreError> {
         let write = || {
-            let mut file = File::create(path)?;
+            let mut file = options().create(true).truncate(true).open(path)?;
             file.set_permissions(fs::Permissions::from_mode(mode))?;
             self.owner.give(&file)?;
             file.write_all(bytes)?;
@@ -235,6 +315,22 @@ impl<'a> Writing<'a> {
         }
         Ok(())
     }
+}
+
+/// Something came since the plan was made.
+fn no_longer_empty(place: &Path, state: &TargetState) -> RestoreError {
+    let what = format!("no longer empty ({state:?})");
+    RestoreError::Occupied { path: place.to_owned(), what }
+}
+
+/// Removes what lies at a path, if anything does; links are not followed.
+fn remove_whatever(path: &Path) -> Result<(), RestoreError> {
+    let removed = match fs::symlink_metadata(path) {
+        Ok(data) if data.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(_) => Ok(()),
+    };
+    removed.map_err(|source| failed("remove", path, source))
 }
 
 fn bytes_of(file: &StoredFile) -> Result<Vec<u8>, RepoError> {

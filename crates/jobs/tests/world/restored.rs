@@ -18,6 +18,7 @@ use super::World;
 pub fn request(into: &Path, target: Target) -> RestoreRequest {
     RestoreRequest {
         into: into.to_owned(),
+        delta: false,
         target,
         timeline: TimelineChoice::Latest,
         tablespaces: Vec::new(),

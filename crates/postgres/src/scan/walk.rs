@@ -38,6 +38,7 @@ const LEFT_OUT: &[&str] = &[
     "lifeboat.recovery",
     "lifeboat.recovery.key",
     "lifeboat.restoring",
+    "lifeboat.set-aside",
     "postgresql.auto.conf.tmp",
     "postmaster.opts",
     "postmaster.pid",
