@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use lifeboat_testkit::scratch::ScratchServer;
 use lifeboat_trials::refusal::{lab, until};
@@ -120,7 +120,7 @@ fn over_everything(major: u32) {
     let (one, two) = (server.directory("ts-one"), server.directory("ts-two"));
     server.execute(&format!("CREATE TABLESPACE one LOCATION '{}'", one.display()));
     server.execute(
-        "CREATE TABLE t AS SELECT i, md5(i::text) m FROM generate_series(1, 150000) i; \
+        "CREATE TABLE t AS SELECT i, md5(i::text) m FROM generate_series(1, 60000) i; \
          CREATE INDEX ON t (m); CREATE TABLE gone AS SELECT * FROM t LIMIT 9999; \
          CREATE UNLOGGED TABLE u AS SELECT 1 AS x; \
          CREATE TABLE s TABLESPACE one AS SELECT i, md5(i::text) m FROM generate_series(1, 20000) i",
@@ -216,9 +216,8 @@ fn cuts(lab: &Lab, id: &str, plain: &Path) {
     // The directory must not be removed with the handle.
     let restored = std::mem::ManuallyDrop::new(restored);
     damage(&data);
-    let began = Instant::now();
-    delta(lab, &["--to-backup", id]);
-    let whole = began.elapsed();
+    let seconds = delta(lab, &["--to-backup", id])["report"]["seconds"].as_f64();
+    let whole = Duration::from_secs_f64(seconds.expect("a report has seconds"));
     let mut cut = 0;
     for number in 1..=CUTS {
         let moment = whole.mul_f64(f64::from(number) / f64::from(CUTS + 1));
@@ -230,7 +229,10 @@ fn cuts(lab: &Lab, id: &str, plain: &Path) {
             .stderr(Stdio::null())
             .spawn()
             .expect("the program starts");
-        std::thread::sleep(moment.max(Duration::from_millis(1)));
+        until("it begins, or is over", || {
+            data.join("lifeboat.restoring").exists() || child.try_wait().is_ok_and(|c| c.is_some())
+        });
+        std::thread::sleep(moment);
         let killed = Command::new("kill").args(["-9", &child.id().to_string()]).status();
         assert!(killed.is_ok(), "kill cannot be run");
         let finished = child.wait().expect("it ends").success();

@@ -216,12 +216,23 @@ impl<'a> Writing<'a> {
         Ok(())
     }
 
+    fn is_tablespace_link(&self, path: &Path) -> bool {
+        self.tablespaces.iter().any(|t| {
+            let known = Tablespace { oid: t.oid, location: t.location.clone() };
+            path == self.into.join(self.ports.engine.tablespace_link(&known))
+        })
+    }
+
     fn make_directory(&self, path: &Path, mode: u32) -> Result<(), RestoreError> {
         match DirBuilder::new().mode(0o700).create(path) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                if !fs::symlink_metadata(path).is_ok_and(|there| there.is_dir()) {
-                    // A link, or a file: what it leads to is left alone.
+                let is_directory = match self.is_tablespace_link(path) {
+                    true => path.is_dir(),
+                    false => fs::symlink_metadata(path).is_ok_and(|there| there.is_dir()),
+                };
+                if !is_directory {
+                    // Another link, or a file: what it leads to is left alone.
                     fs::remove_file(path)
                         .and_then(|()| DirBuilder::new().mode(0o700).create(path))
                         .map_err(|source| failed("make directory", path, source))?;
