@@ -337,7 +337,7 @@ fn wal_that_is_nowhere_else_is_set_aside_and_the_rest_removed() {
     let report = delta(&world, &into, Target::Backup(backups[1])).unwrap();
     assert_eq!(report.delta.unwrap().files_set_aside, 1);
     assert_eq!(wal(&into.join("pg_wal")), Vec::<String>::new());
-    assert_eq!(wal(&into.join(SET_ASIDE)), [last.clone()]);
+    assert_eq!(wal(&into.join(SET_ASIDE)), std::slice::from_ref(&last));
     assert_eq!(fs::read(into.join(SET_ASIDE).join(&last)).unwrap(), bytes);
     // It stays there, and another of the same name goes beside it.
     fs::write(into.join("pg_wal").join(&last), &bytes).unwrap();

@@ -27,6 +27,9 @@ use crate::wal::{RECOVERY_FILE, RECOVERY_KEY_FILE};
 /// Names that a plan lists, at most; the rest is counted.
 const NAMED_MAX: usize = 12;
 
+/// So often a directory is removed again in which something appeared meanwhile.
+const REMOVALS: u32 = 3;
+
 /// How a directory differs from a backup, by names and sizes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Differences {
@@ -274,8 +277,17 @@ impl<'a> Sweep<'a> {
         if !self.apply {
             return Ok(());
         }
-        // Follows no links.
-        fs::remove_dir_all(disk).map_err(|source| failed("remove", disk, source))
+        // Follows no links. What a process of the earlier server still puts there goes too.
+        let mut removed = fs::remove_dir_all(disk);
+        for _ in 0..REMOVALS {
+            match &removed {
+                Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
+                    removed = fs::remove_dir_all(disk);
+                }
+                _ => break,
+            }
+        }
+        removed.map_err(|source| failed("remove", disk, source))
     }
 
     fn note_removed(&mut self, path: &[u8]) {
