@@ -63,8 +63,11 @@ fn binary() -> PathBuf {
 }
 
 impl Lab {
-    /// Makes the server, the repository and the configuration; archiving is on.
+    /// Makes the server, the repository and the configuration; archiving is on, and so are WAL
+    /// summaries where there are such.
     pub fn start(builder: ScratchBuilder) -> Result<Self, String> {
+        let summaries = builder.major() >= 17;
+        let builder = if summaries { builder.setting("summarize_wal", "on") } else { builder };
         let server = builder
             .setting("archive_mode", "on")
             .setting("archive_command", "/bin/false")

@@ -40,6 +40,21 @@ pub fn assert_comes_back(lab: &Lab, what: &str, backup: &Value) {
     });
 }
 
+/// A backup found what had changed in this way: `hints` stands for by hashes before PostgreSQL 17.
+/// With hints it must have left most of the database unread.
+#[track_caller]
+pub fn assert_way(lab: &Lab, what: &str, backup: &Value, way: &str) {
+    let wanted = if lab.server.major() < 17 { "hashes" } else { way };
+    let reading = &backup["reading"];
+    assert_eq!(reading["way"], wanted, "{what}: {reading}");
+    let bytes = |which: &str| backup["totals"][which].as_u64().expect("a report counts bytes");
+    let (read, all) = (bytes("read_bytes"), bytes("size_bytes"));
+    match wanted {
+        "hints" => assert!(read < all / 2, "{what}: {read} of {all} bytes were read"),
+        _ => assert!(read > all / 2, "{what}: {read} of {all} bytes were read"),
+    }
+}
+
 /// Restores a backup without starting it, and compares each file of relations with the origin's.
 /// Nobody may have written to the origin since.
 #[track_caller]

@@ -1,11 +1,12 @@
 //! What other tools got wrong, by name: each is done between two backups, and the second comes
-//! back byte by byte, as a running server, and with the same dump.
+//! back byte by byte, as a running server, and with the same dump. On 18 the second backup goes by
+//! WAL summaries, on 15 by hashes.
 
 use std::time::Instant;
 
 use lifeboat_testkit::scratch::{self, ScratchServer};
 use lifeboat_trials::Lab;
-use lifeboat_trials::same::{assert_comes_back, tablespace_map};
+use lifeboat_trials::same::{assert_comes_back, assert_way, tablespace_map};
 
 fn lab(test: &str, major: u32) -> Option<Lab> {
     // Nothing but the trial itself may change a file.
@@ -27,6 +28,7 @@ fn round(lab: &Lab, what: &str, act: impl FnOnce(&ScratchServer)) {
     assert!(!backup["compared_with"].is_null(), "{what}: it was compared with nothing");
     let (new, all) = (pages(&backup, "pages_new"), pages(&backup, "pages"));
     assert!(0 < new && new < all / 2, "{what}: {new} of {all} pages are new");
+    assert_way(lab, what, &backup, "hints");
     assert_comes_back(lab, what, &backup);
     eprintln!("PostgreSQL {}: {what}: {:.1?}", lab.server.major(), began.elapsed());
 }

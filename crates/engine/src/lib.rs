@@ -2,6 +2,7 @@
 //!
 //! | module | what it holds |
 //! |---|---|
+//! | [`changes`] | [`Changes`]: what changed since an earlier backup, where a server knows |
 //! | [`log`] | positions, timelines, segments and names of the write-ahead log |
 //! | [`history`] | [`Ancestry`]: which timeline descends from which, and where |
 //! | [`identity`] | [`ClusterIdentity`]: whose data these are and how they are laid out |
@@ -12,6 +13,7 @@
 //! | [`recovery`] | [`Engine`]: log files, restore targets, recovery settings, start |
 //! | [`error`] | [`EngineError`]: any engine's error that explains itself |
 
+pub mod changes;
 pub mod error;
 pub mod history;
 pub mod identity;
@@ -22,6 +24,7 @@ pub mod pages;
 pub mod recovery;
 pub mod stream;
 
+pub use changes::{ChangeMap, Changed, Changes, Since};
 pub use error::EngineError;
 pub use history::{Ancestor, Ancestry};
 pub use identity::{ClusterIdentity, SystemId};

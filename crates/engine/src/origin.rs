@@ -4,6 +4,7 @@ use std::path::Path;
 
 use lifeboat_units::Timestamp;
 
+use crate::changes::{Changes, Since};
 use crate::error::EngineError;
 use crate::identity::ClusterIdentity;
 use crate::listing::Listing;
@@ -12,7 +13,7 @@ use crate::log::{Lsn, SegmentName, TimelineId};
 /// A running server whose data directory this process can read.
 ///
 /// Calls come in this order: any number of `identity`, `switch_segment`; then `start`, `listing`,
-/// `keep_alive` as often as wanted, `control_file`, `stop`. Dropping it, or `abort`, ends a
+/// `changes`, `keep_alive` as often as wanted, `control_file`, `stop`. Dropping it, or `abort`, ends a
 /// backup that was started and not stopped.
 pub trait Origin: Send {
     /// Whose data these are. Reads the control file on disk and asks the server; an error when
@@ -33,6 +34,13 @@ pub trait Origin: Send {
     fn start(&mut self, label: &str) -> Result<BackupStart, EngineError>;
     /// Lists what to copy. Only after `start`.
     fn listing(&mut self) -> Result<Listing, EngineError>;
+    /// What changed since an earlier backup of the same system on the same timeline, if the server
+    /// can tell. Only after `start`, and before anything is read; may wait, in bounds. An engine
+    /// that cannot tell says so.
+    fn changes(&mut self, since: &Since) -> Result<Changes, EngineError> {
+        let _ = since;
+        Ok(Changes::Unknown { because: "this kind of server does not tell what changed".into() })
+    }
     /// Keeps the session alive and proves that backup mode still holds, on the same timeline.
     fn keep_alive(&mut self) -> Result<(), EngineError>;
     /// The control file's bytes, checked. Called after all else is copied.

@@ -1,5 +1,7 @@
 //! Checking a page, and reshaping pages so that they compress well.
 
+use crate::log::Lsn;
+
 /// What a look at one page says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PageVerdict {
@@ -32,6 +34,14 @@ pub trait PageFormat: Send + Sync {
     /// - Shape: `page` has exactly the cluster's page size.
     /// - `number` counts over all segment files of the relation fork.
     fn check(&self, number: u32, page: &[u8]) -> PageVerdict;
+    /// The end of the log record that changed this page last; `None` when the page does not tell,
+    /// such as a page of zeros. Changes that need no record (hints) leave it as it was.
+    ///
+    /// - Shape: `page` is one that `check` did not find damaged.
+    fn changed_at(&self, page: &[u8]) -> Option<Lsn> {
+        let _ = page;
+        None
+    }
 }
 
 /// A reversible reordering of the bytes of whole pages.

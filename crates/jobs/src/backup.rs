@@ -6,8 +6,10 @@
 
 mod collect;
 mod error;
+mod guide;
 mod table;
 mod tasks;
+mod way;
 mod worker;
 
 use std::time::Duration;
@@ -18,7 +20,7 @@ use lifeboat_repo::{BackupId, BackupWriter, Compression, Fact, Lease, Manifest, 
 use lifeboat_units::{Note, Stage, Timestamp, Work};
 use serde::Serialize;
 
-use crate::facts::{BackupFacts, DamagedPage, StoredFile};
+use crate::facts::{BackupFacts, DamagedPage, Reading, StoredFile};
 use crate::ports::Ports;
 use crate::wal;
 
@@ -35,6 +37,11 @@ pub struct BackupSettings {
     pub note: Option<String>,
     /// How long to wait for a WAL segment to arrive before giving up.
     pub archive_timeout: Duration,
+    /// Read everything, whatever the server says of what changed.
+    pub full_read: bool,
+    /// How many backups it takes until the sweep has read everything of which nothing said that it
+    /// changed; at least 1.
+    pub sweep_of: u32,
 }
 
 /// What was backed up.
@@ -60,6 +67,8 @@ pub struct BackupReport {
     pub damaged_pages: u64,
     /// The damaged pages, at most the first thousand.
     pub damage: Vec<DamagedPage>,
+    /// How it found what had changed.
+    pub reading: Option<Reading>,
 }
 
 /// Takes a backup of the server that `origin` speaks for.
@@ -96,17 +105,22 @@ fn under_lease(
     ports.progress.stage(Stage::ServerBackupMode, None);
     let start = origin.start(&format!("lifeboat {id}"))?;
     let listing = origin.listing()?;
-    let copied = copy(
-        ports,
-        origin,
-        settings,
-        lease,
-        Copy { id, identity: &identity, previous: previous.as_ref(), listing: &listing },
-    )?;
+    let trust = (settings.full_read, settings.sweep_of.max(1));
+    let mut way = way::choose(origin, &identity, &start, previous.as_ref(), trust)?;
+    let what = Copy {
+        id,
+        identity: &identity,
+        previous: previous.as_ref(),
+        listing: &listing,
+        guide: None,
+    };
+    let copied = copy(ports, origin, settings, lease, (&what, &mut way))?;
     let control = origin.control_file()?;
     ports.progress.stage(Stage::ServerBackupMode, None);
     let stop = origin.stop()?;
     wait_for_wal(ports, origin, &identity, (&start, &stop), settings)?;
+    let used = &copied.table.usage.sessions;
+    let reading = way.reading(copied.table.swept, used, (id, stop.lsn));
     let facts = BackupFacts {
         engine: ports.engine.name().to_owned(),
         server_version,
@@ -123,6 +137,7 @@ fn under_lease(
         damage: copied.table.damage,
         damaged_pages: copied.table.damaged_pages,
         identity,
+        reading: Some(reading),
     };
     let manifest = Manifest {
         id,
@@ -155,6 +170,7 @@ fn report(manifest: &Manifest, facts: BackupFacts) -> BackupReport {
         totals: manifest.totals,
         damaged_pages: facts.damaged_pages,
         damage: facts.damage,
+        reading: facts.reading,
     }
 }
 
@@ -239,11 +255,13 @@ fn wait_for_wal(
 }
 
 /// What is copied, and what it is compared with.
+#[derive(Clone, Copy)]
 struct Copy<'a> {
     id: BackupId,
     identity: &'a ClusterIdentity,
     previous: Option<&'a Manifest>,
     listing: &'a Listing,
+    guide: Option<&'a guide::Guide>,
 }
 
 struct Copied {
@@ -257,7 +275,7 @@ fn copy(
     origin: &mut dyn Origin,
     settings: &BackupSettings,
     lease: &mut Lease,
-    what: Copy<'_>,
+    (what, way): (&Copy<'_>, &mut way::Chosen),
 ) -> Result<Copied, BackupError> {
     let page_bytes = what.identity.page_bytes;
     let total: u64 = what.listing.files.iter().map(|f| f.size_bytes).sum();
@@ -270,7 +288,7 @@ fn copy(
         ports.transforms(page_bytes),
     )?;
     let mut renewed = ports.clock.monotonic();
-    let housekeeping = || -> Result<(), BackupError> {
+    let mut housekeeping = || -> Result<(), BackupError> {
         if ports.cancel.is_cancelled() {
             return Err(BackupError::Cancelled);
         }
@@ -281,7 +299,21 @@ fn copy(
         }
         Ok(())
     };
-    let table = collect::collect(ports, &writer, &what, settings.jobs, housekeeping)?;
+    let guided = Copy { guide: way.guide.as_ref(), ..*what };
+    let mut table = collect::collect(ports, &writer, &guided, settings.jobs, &mut housekeeping)?;
+    if table.swept.faulty > 0 {
+        // What was not read may be as wrong: this backup trusts nothing after all. What the first
+        // reading stored and nobody refers to is collected some day.
+        let found = std::mem::take(&mut table.swept);
+        ports.progress.warn(&Note::new(format!(
+            "{} pages had changed of which the server said nothing: everything is read again",
+            found.faulty
+        )));
+        way.distrust();
+        ports.progress.stage(Stage::Copying, Some(Work::Bytes(total)));
+        table = collect::collect(ports, &writer, what, settings.jobs, &mut housekeeping)?;
+        table.swept = found;
+    }
     ports.progress.stage(Stage::Syncing, None);
     let finished = writer.finish_packs()?;
     origin.keep_alive()?;

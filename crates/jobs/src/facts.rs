@@ -4,7 +4,9 @@ use lifeboat_engine::{
     Ancestry, ClusterIdentity, Directory, LogFacts, Lsn, SegmentSize, SystemId, Tablespace,
     TimelineId,
 };
-use lifeboat_repo::{Manifest, RepoError};
+use std::collections::BTreeMap;
+
+use lifeboat_repo::{BackupId, Manifest, RepoError};
 use lifeboat_units::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -42,6 +44,55 @@ pub struct BackupFacts {
     pub damage: Vec<DamagedPage>,
     /// How many pages were damaged.
     pub damaged_pages: u64,
+    /// How the backup found what had changed. Backups that were taken before this was noted do
+    /// not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reading: Option<Reading>,
+}
+
+/// How a backup found what had changed since an earlier one.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Reading {
+    /// The way taken.
+    pub way: Way,
+    /// Why this way, as the end of a sentence.
+    pub because: String,
+    /// The server told what changed from here on; only for [`Way::Hints`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from_lsn: Option<Lsn>,
+    /// … up to here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to_lsn: Option<Lsn>,
+    /// Which share of the unchanged parts the sweep read: counts up with every backup that has
+    /// one, and is handed on by those that read everything.
+    pub sweep: u64,
+    /// How many sweeps it takes until everything was read; only for [`Way::Hints`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sweep_of: Option<u32>,
+    /// Pages that the sweep compared although nothing said that they had changed.
+    pub swept_pages: u64,
+    /// Of those, pages that differed in what needs no WAL (hint bits): no fault.
+    pub hint_only_pages: u64,
+    /// Pages that differed although nothing said so, at most [`DAMAGE_LISTED_MAX`].
+    pub faults: Vec<DamagedPage>,
+    /// How many such pages there were.
+    pub faulty_pages: u64,
+    /// For every backup that stored pages of this one, itself among them: where it ended. A page
+    /// that says it changed after that is not the page that was stored.
+    pub stops: BTreeMap<BackupId, Lsn>,
+}
+
+/// How a backup finds what changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Way {
+    /// There was nothing to compare with: everything was read and stored.
+    First,
+    /// Everything was read and compared by hashes.
+    Hashes,
+    /// Only what the server said had changed was read, and the sweep's share.
+    Hints,
 }
 
 /// Damaged pages beyond this number are counted and not listed.

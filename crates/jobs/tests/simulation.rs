@@ -5,7 +5,8 @@
 //! of a process between any two store calls; writes while files are read; a wall clock that steps
 //! by an hour either way; a backup that froze for an hour or more than a day while another host
 //! took its lease over and collected; a restore that is cut short and repeated; WAL that arrives
-//! between a restore and its recovery.
+//! between a restore and its recovery; a server that leaves a file out when it says what changed,
+//! where the sweep reads everything.
 //! Out of scope: a store that loses objects it acknowledged; a server that loses what it
 //! committed; timelines; records across two segments (real servers in the trials do both).
 //!

@@ -13,6 +13,7 @@
 //! | [`live`] | running servers: connections, backup mode, cluster control |
 //! | [`base`] | what a server sends for a base backup |
 //! | [`scan`] | [`scan::list`]: what a base backup copies |
+//! | [`summary`] | WAL summaries: what changed between two positions (17 on) |
 //! | [`tablespace_map`] | where recovery makes the links to tablespaces |
 //! | [`recovery_conf`] | the recovery settings in `postgresql.auto.conf` |
 
@@ -27,6 +28,7 @@ pub mod live;
 pub mod page;
 pub mod recovery_conf;
 pub mod scan;
+pub mod summary;
 pub mod tablespace_map;
 pub mod transform;
 pub mod versions;

@@ -124,6 +124,11 @@ impl PageFormat for PgPageFormat {
         }
         PageVerdict::Valid
     }
+
+    /// `pd_lsn`; `None` for a page of zeros. A page that was initialised and never logged says 0.
+    fn changed_at(&self, page: &[u8]) -> Option<Lsn> {
+        PageHeader::parse(page).filter(|header| header.upper != 0).map(|header| header.lsn)
+    }
 }
 
 /// Whether all bytes are zero.

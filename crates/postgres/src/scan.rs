@@ -14,6 +14,7 @@ use std::path::Path;
 use lifeboat_engine::{ClusterIdentity, Listing};
 
 pub use error::ScanError;
+pub(crate) use names::decimal;
 pub use names::{Fork, RelationFile};
 use walk::Walk;
 pub(crate) use walk::{Place, is_left_out};

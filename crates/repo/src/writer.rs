@@ -319,16 +319,20 @@ pub enum Compared {
     New,
     /// By its hash it is the same.
     Same,
-    /// By its hash it is another.
-    Differs,
+    /// By its hash it is another. Names the session that stored the earlier one; `None` when that
+    /// was a page of zeros.
+    Differs(Option<BackupId>),
 }
 
 impl Compared {
-    fn of(old: Option<(u64, Source)>, hash: u64) -> Self {
+    fn of(old: Option<(u64, Source)>, hash: u64, extents: &[BoxRef]) -> Self {
         match old {
             None => Self::New,
             Some((old, _)) if old == hash => Self::Same,
-            Some(_) => Self::Differs,
+            Some((_, Source::Zero)) => Self::Differs(None),
+            Some((_, Source::Extent { index, .. })) => {
+                Self::Differs(extents.get(index as usize).map(|extent| extent.sealed_by))
+            }
         }
     }
 }
@@ -408,16 +412,17 @@ impl PartWriter {
             }
             None => None,
         };
+        let extents = self.previous.as_ref().map_or(&[][..], |(_, part)| &part.extents);
         if is_zero(page) {
             self.hashes.push(ZERO_PAGE);
             self.places.push(Place::Zero);
-            let compared = Compared::of(old, ZERO_PAGE);
-            self.pages_new += u64::from(compared == Compared::Differs);
+            let compared = Compared::of(old, ZERO_PAGE, extents);
+            self.pages_new += u64::from(matches!(compared, Compared::Differs(_)));
             return Ok(compared);
         }
         let hash = page_hash(writer.hasher.page(page));
         self.hashes.push(hash);
-        let compared = Compared::of(old, hash);
+        let compared = Compared::of(old, hash, extents);
         let place = match old {
             Some((old_hash, source)) if old_hash == hash && !self.refresh => Place::Old(source),
             other => {
@@ -430,18 +435,22 @@ impl PartWriter {
         Ok(compared)
     }
 
-    /// Adds `pages` pages of zeros without their being read (a hole in a sparse file).
-    pub fn add_zeros(&mut self, writer: &ExtentWriter<'_>, pages: u32) {
+    /// Adds `pages` pages of zeros without their being read (a hole in a sparse file). Gives how
+    /// many of them differ from what the earlier part has in their places.
+    pub fn add_zeros(&mut self, writer: &ExtentWriter<'_>, pages: u32) -> u32 {
+        let mut differ = 0;
         for _ in 0..pages {
             let at = self.hashes.len();
             if let Some((_, part)) = &self.previous
                 && self.old.next(part, writer.backup.page_bytes).is_some()
             {
-                self.pages_new += u64::from(part.hashes[at] != ZERO_PAGE);
+                differ += u32::from(part.hashes[at] != ZERO_PAGE);
             }
             self.hashes.push(ZERO_PAGE);
             self.places.push(Place::Zero);
         }
+        self.pages_new += u64::from(differ);
+        differ
     }
 
     /// Takes over up to `pages` of the next pages as the earlier part has them, without their being

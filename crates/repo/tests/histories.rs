@@ -274,8 +274,9 @@ fn only_pages_that_the_earlier_part_has_are_kept() {
     assert_eq!(whole.keep(&extents, 10), 10);
     assert_eq!(whole.pages_new(), (0, 0));
     let mut other = PartWriter::with_previous(Some(known), false);
-    assert_eq!(other.add(&mut extents, page, true).unwrap(), Compared::Differs);
-    assert_eq!(other.add(&mut extents, &vec![0; PAGE], true).unwrap(), Compared::Differs);
+    assert_eq!(other.add(&mut extents, page, true).unwrap(), Compared::Differs(Some(first.id)));
+    let zeros = other.add(&mut extents, &vec![0; PAGE], true).unwrap();
+    assert_eq!(zeros, Compared::Differs(Some(first.id)));
     let done = extents.finish_parts(vec![same, whole, other]).unwrap();
     assert_eq!(done[1], file.parts[0], "a part that is kept as a whole is referred to");
 }

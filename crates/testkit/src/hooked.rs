@@ -29,6 +29,10 @@ impl PageFormat for HookedPages {
     fn check(&self, number: u32, page: &[u8]) -> PageVerdict {
         (self.hook)(number, page).unwrap_or_else(|| self.toy.check(number, page))
     }
+
+    fn changed_at(&self, page: &[u8]) -> Option<Lsn> {
+        self.toy.changed_at(page)
+    }
 }
 
 impl Engine for HookedEngine {

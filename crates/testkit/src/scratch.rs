@@ -66,6 +66,11 @@ pub struct ScratchBuilder {
 }
 
 impl ScratchBuilder {
+    /// Major version of the server to be.
+    pub fn major(&self) -> u32 {
+        self.major
+    }
+
     /// Whether pages carry checksums (yes, unless said).
     #[must_use]
     pub fn checksums(mut self, on: bool) -> Self {

@@ -78,6 +78,12 @@ impl PageFormat for ToyPages {
     fn check(&self, _number: u32, page: &[u8]) -> PageVerdict {
         if page.iter().all(|b| *b == 0) { PageVerdict::Zero } else { PageVerdict::Valid }
     }
+
+    /// A page begins with the end of its record.
+    fn changed_at(&self, page: &[u8]) -> Option<Lsn> {
+        let at = page.first_chunk().map(|bytes| u64::from_le_bytes(*bytes));
+        at.filter(|at| *at > 0).map(Lsn)
+    }
 }
 
 /// The size of a toy segment.

@@ -1,7 +1,7 @@
 //! A toy server: page files in a real directory, a log in segments, and an [`Origin`] that backs
 //! it up while it goes on writing. One timeline; records never lie across two segments.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lifeboat_engine::{
-    BackupStart, BackupStop, ClusterIdentity, Content, Directory, EngineError, GeneratedFile,
-    Listing, Lsn, Origin, SegmentName, SegmentSwitch, SourceFile, SystemId, TimelineId,
+    BackupStart, BackupStop, ChangeMap, Changed, Changes, ClusterIdentity, Content, Directory,
+    EngineError, GeneratedFile, Listing, Lsn, Origin, SegmentName, SegmentSwitch, Since,
+    SourceFile, SystemId, TimelineId,
 };
 use lifeboat_units::{Clock, Timestamp};
 
@@ -76,8 +77,9 @@ impl ToyServer {
     pub fn transaction(&mut self, changes: Vec<Change>, at: Timestamp) -> io::Result<u32> {
         for change in changes {
             // Log first, as every database does.
-            self.log(Record::Change(change.clone()), at)?;
-            self.write(&change)?;
+            if let Record::Change(change) = self.log(Record::Change(change), at)? {
+                self.write(&change)?;
+            }
         }
         let xid = self.next_xid;
         self.next_xid += 1;
@@ -90,7 +92,7 @@ impl ToyServer {
     /// Makes a restore point.
     pub fn restore_point(&mut self, name: &str, at: Timestamp) -> io::Result<()> {
         let at = Timestamp::from_microsecond(at.as_microsecond()).map_err(io::Error::other)?;
-        self.log(Record::Point { name: name.to_owned(), at }, at)
+        self.log(Record::Point { name: name.to_owned(), at }, at).map(drop)
     }
 
     /// Finishes the current segment at this time; it then waits to be archived.
@@ -137,7 +139,8 @@ impl ToyServer {
         }
     }
 
-    fn log(&mut self, record: Record, at: Timestamp) -> io::Result<()> {
+    /// Logs a record, and gives it as it was logged: a page begins with the end of its record.
+    fn log(&mut self, mut record: Record, at: Timestamp) -> io::Result<Record> {
         let length = toy_log::encode(&record).len() as u64;
         let start =
             self.next.0 - self.next.segment(toy::segment_size()).start(toy::segment_size()).0;
@@ -146,9 +149,12 @@ impl ToyServer {
             self.switch(at)?;
         }
         let end = Lsn(self.next.0 + length);
-        self.history.push(Logged { start: self.next, end, record });
+        if let Record::Change(Change::Page { bytes, .. }) = &mut record {
+            bytes[..8].copy_from_slice(&end.0.to_le_bytes());
+        }
+        self.history.push(Logged { start: self.next, end, record: record.clone() });
         self.next = end;
-        Ok(())
+        Ok(record)
     }
 
     fn write(&mut self, change: &Change) -> io::Result<()> {
@@ -228,7 +234,20 @@ pub struct ToyOrigin<'a> {
     pub meanwhile: Box<dyn FnMut(Moment) + Send + 'a>,
     /// Runs the archiver; whether it fails is its own affair.
     pub archiver: Box<dyn FnMut() + Send + 'a>,
+    /// What it says of its changes.
+    pub hints: Hints,
     start: Option<Lsn>,
+}
+
+/// What a toy server says of its changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hints {
+    /// All that its log says.
+    True,
+    /// Nothing.
+    None,
+    /// All but what concerns this file.
+    Forget(u32),
 }
 
 fn failed(error: io::Error) -> EngineError {
@@ -244,13 +263,56 @@ impl<'a> ToyOrigin<'a> {
     ) -> Self {
         let directory = lock(server).directory.clone();
         let (server, archiver) = (Arc::clone(server), Box::new(archiver));
-        Self { server, directory, clock, meanwhile: Box::new(|_| {}), archiver, start: None }
+        let (meanwhile, hints) = (Box::new(|_| {}), Hints::True);
+        Self { server, directory, clock, meanwhile, archiver, hints, start: None }
+    }
+
+    /// A server that says this of its changes.
+    pub fn with_hints(mut self, hints: Hints) -> Self {
+        self.hints = hints;
+        self
     }
 
     /// A server at which something happens while it is backed up.
     pub fn with_meanwhile(mut self, meanwhile: impl FnMut(Moment) + Send + 'a) -> Self {
         self.meanwhile = Box::new(meanwhile);
         self
+    }
+}
+
+/// What the log says of each file: the pages, and from which page on it was cut.
+#[derive(Default)]
+struct ToyChanges(BTreeMap<String, (BTreeSet<u32>, u32)>);
+
+impl ToyChanges {
+    fn note(&mut self, change: &Change, forget: Option<u32>) {
+        let (Change::Page { file, .. } | Change::Truncate { file, .. } | Change::Remove { file }) =
+            change;
+        if forget == Some(*file) {
+            return;
+        }
+        let (pages, limit) =
+            self.0.entry(toy_log::path(*file)).or_insert_with(|| (BTreeSet::new(), u32::MAX));
+        match change {
+            Change::Page { page, .. } => drop(pages.insert(*page)),
+            Change::Truncate { pages, .. } => *limit = (*limit).min(*pages),
+            Change::Remove { .. } => *limit = 0,
+        }
+    }
+}
+
+impl ChangeMap for ToyChanges {
+    fn of(&self, file: &SourceFile) -> Changed {
+        let Some((pages, limit)) = self.0.get(&file.path) else { return Changed::NOTHING };
+        let mut ranges: Vec<std::ops::Range<u32>> = Vec::new();
+        let single = pages.range(..*limit).map(|page| *page..*page + 1);
+        for range in single.chain((*limit < u32::MAX).then_some(*limit..u32::MAX)) {
+            match ranges.last_mut() {
+                Some(last) if last.end == range.start => last.end = range.end,
+                _ => ranges.push(range),
+            }
+        }
+        Changed::Pages(ranges)
     }
 }
 
@@ -296,6 +358,24 @@ impl Origin for ToyOrigin<'_> {
         let listing = lock(&self.server).listing().map_err(failed)?;
         (self.meanwhile)(Moment::Listed);
         Ok(listing)
+    }
+
+    fn changes(&mut self, since: &Since) -> Result<Changes, EngineError> {
+        let forget = match self.hints {
+            Hints::None => return Ok(Changes::Unknown { because: "it does not tell".into() }),
+            Hints::True => None,
+            Hints::Forget(file) => Some(file),
+        };
+        let to = self.start.ok_or_else(|| failed(io::Error::other("no backup runs")))?;
+        let mut map = ToyChanges::default();
+        for logged in &lock(&self.server).history {
+            if let Record::Change(change) = &logged.record
+                && (since.start..to).contains(&logged.start)
+            {
+                map.note(change, forget);
+            }
+        }
+        Ok(Changes::Known(Box::new(map)))
     }
 
     fn keep_alive(&mut self) -> Result<(), EngineError> {

@@ -2,8 +2,9 @@
 
 use lifeboat_jobs::backup::{self, BackupReport, BackupSettings};
 
+use super::reading;
 use crate::app::{Access, App};
-use crate::config::settings::threads;
+use crate::config::settings::{share, threads};
 use crate::error::CliError;
 use crate::exit::Outcome;
 use crate::ui::{Page, Report, between, seconds};
@@ -12,11 +13,13 @@ use crate::ui::{Page, Report, between, seconds};
 ///
 /// Runs on the server's own machine, as a user who can read the data directory. Checks first
 /// that WAL arrives in the repository, and lists the backup only when all the WAL it needs is
-/// there. Pages that are damaged in the data directory are backed up as they are, named, and
-/// make the exit code 3.
+/// there. From PostgreSQL 17 on, with `summarize_wal = on`, it reads only what the server says
+/// changed and a rotating share of the rest; else it reads everything and compares hashes. Pages
+/// that are damaged in the data directory are backed up as they are, named, and make the exit
+/// code 3; so do pages that changed although the server said nothing of it.
 #[derive(clap::Args, Debug)]
 #[command(
-    after_help = "Examples:\n  lifeboat backup\n  lifeboat backup --label 'before the upgrade'"
+    after_help = "Examples:\n  lifeboat backup\n  lifeboat backup --label 'before the upgrade'\n  lifeboat backup --full-read"
 )]
 pub(crate) struct Args {
     /// A note that `list` shows
@@ -25,6 +28,12 @@ pub(crate) struct Args {
     /// Threads that read, compare, compress and seal
     #[arg(long, value_name = "N", value_parser = threads)]
     jobs: Option<usize>,
+    /// Read everything and compare hashes, whatever the server says of what changed
+    #[arg(long)]
+    full_read: bool,
+    /// Share of the unchanged data to compare by hashes, such as 1/14
+    #[arg(long, value_name = "SHARE", value_parser = share)]
+    sweep_share: Option<u32>,
 }
 
 pub(crate) fn run(app: &App, args: &Args) -> Result<Outcome, CliError> {
@@ -37,12 +46,15 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<Outcome, CliError> {
         compression: settings.compression,
         note: args.label.clone(),
         archive_timeout: settings.archive_timeout,
+        full_read: args.full_read,
+        sweep_of: args.sweep_share.unwrap_or(settings.sweep_of),
     };
     let report = backup::run(&opened.ports(app), &mut origin, &backup)?;
     drop(opened);
     app.ui.emit(&report)?;
     // The backup is made and listed; a timer's mail should still tell of damaged pages.
-    Ok(if report.damaged_pages > 0 { Outcome::Findings } else { Outcome::Done })
+    let faulty = report.reading.as_ref().is_some_and(|reading| reading.faulty_pages > 0);
+    Ok(if report.damaged_pages > 0 || faulty { Outcome::Findings } else { Outcome::Done })
 }
 
 impl Report for BackupReport {
@@ -62,11 +74,13 @@ impl Report for BackupReport {
             ("  database", format!("{} in {} files", totals.size_bytes, totals.files)),
             ("  stored", format!("{}, {compared}", totals.new_bytes)),
             ("  pages", format!("{} of {} new", totals.pages_new, totals.pages)),
+            ("  read", reading::line(totals, self.reading.as_ref())),
             (
                 "  WAL",
                 format!("{} to {}, timeline {}", self.start_lsn, self.stop_lsn, self.timeline),
             ),
         ]);
+        reading::faults(page, self.reading.as_ref());
         if self.damaged_pages > 0 {
             let cross = page.cross();
             page.line(format!(

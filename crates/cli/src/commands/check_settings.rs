@@ -7,6 +7,9 @@ use crate::app::App;
 use crate::error::CliError;
 use crate::server_commands::setting;
 
+/// Summaries that are kept for less are gone before the next daily backup, in minutes.
+const SUMMARY_MINUTES_MIN: u64 = 2 * 24 * 60;
+
 /// Looks at every setting that matters.
 pub(crate) fn points(app: &App, facts: &ServerFacts) -> Result<Vec<Point>, CliError> {
     let wanted = app.server_commands()?.archive();
@@ -21,6 +24,7 @@ pub(crate) fn points(app: &App, facts: &ServerFacts) -> Result<Vec<Point>, CliEr
         ),
         switched_on(facts, "fsync", "a crash of the machine can destroy the database itself"),
         checksums(facts),
+        summaries(facts),
         archiver(facts),
     ])
 }
@@ -84,6 +88,32 @@ fn checksums(facts: &ServerFacts) -> Point {
             NAME,
             "off: damage on the server's disk may go unseen",
             "pg_checksums --enable, with the server stopped",
+        ),
+    }
+}
+
+/// Advice only: without summaries a backup reads everything.
+fn summaries(facts: &ServerFacts) -> Point {
+    const NAME: &str = "summarize_wal";
+    if facts.major() < 17 {
+        return Point::good(NAME, "before PostgreSQL 17 a backup reads everything");
+    }
+    match (facts.setting(NAME), facts.setting("wal_summary_keep_time")) {
+        // In minutes; 0 keeps them for ever.
+        (Some("on"), Some(minutes)) => match minutes.parse::<u64>() {
+            Ok(minutes @ 1..SUMMARY_MINUTES_MIN) => Point::note(
+                NAME,
+                format!("on, but summaries go after {minutes} minutes"),
+                "wal_summary_keep_time = '10d': longer than the time between two backups, else a \
+                 backup reads everything",
+            ),
+            _ => Point::good(NAME, "on: a backup reads only what changed"),
+        },
+        (Some("on"), None) => Point::good(NAME, "on: a backup reads only what changed"),
+        _ => Point::note(
+            NAME,
+            "off: a backup reads everything to find what changed",
+            "summarize_wal = 'on', then: SELECT pg_reload_conf()",
         ),
     }
 }

@@ -67,6 +67,8 @@ pub(crate) struct Row {
     pub pages_new: u64,
     pub files: u64,
     pub damaged_pages: u64,
+    /// Pages that changed although the server said nothing of it.
+    pub faulty_pages: u64,
     pub note: Option<String>,
     pub compared_with: Option<BackupId>,
 }
@@ -91,6 +93,7 @@ impl Row {
             pages_new: totals.pages_new,
             files: totals.files,
             damaged_pages: facts.damaged_pages,
+            faulty_pages: facts.reading.as_ref().map_or(0, |reading| reading.faulty_pages),
             note: facts.note.clone(),
             compared_with: manifest.compared_with,
         }
@@ -136,7 +139,11 @@ fn cells(page: &Page, row: &Row) -> Vec<String> {
         1 => "1 damaged page; ".to_owned(),
         many => format!("{many} damaged pages; "),
     };
-    let note = format!("{damage}{}", row.note.as_deref().unwrap_or(""));
+    let unseen = match row.faulty_pages {
+        0 => String::new(),
+        many => format!("{} changed unseen; ", counted(many, "page")),
+    };
+    let note = format!("{damage}{unseen}{}", row.note.as_deref().unwrap_or(""));
     vec![
         row.id.to_string(),
         page.time(row.stopped_at),

@@ -12,6 +12,7 @@ pub(crate) mod init;
 pub(crate) mod init_settings;
 pub(crate) mod key;
 pub(crate) mod list;
+mod reading;
 pub(crate) mod restore;
 pub(crate) mod restore_delta;
 pub(crate) mod restore_start;

@@ -1,12 +1,13 @@
 //! `lifeboat show`
 
 use lifeboat_engine::{ClusterIdentity, Tablespace};
-use lifeboat_jobs::facts::{BackupFacts, DamagedPage};
+use lifeboat_jobs::facts::{BackupFacts, DamagedPage, Reading};
 use lifeboat_jobs::inventory::Backup;
-use lifeboat_repo::BackupId;
+use lifeboat_repo::{BackupId, Totals};
 use serde::Serialize;
 
 use super::list::Row;
+use super::reading;
 use crate::app::{Access, App};
 use crate::error::CliError;
 use crate::exit::Outcome;
@@ -46,6 +47,8 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<Outcome, CliError> {
         sessions: backup.manifest.packs.len(),
         tablespaces: backup.facts.tablespaces.clone(),
         damage: backup.facts.damage.clone(),
+        totals: backup.manifest.totals,
+        reading: backup.facts.reading.clone(),
     })?;
     Ok(Outcome::Done)
 }
@@ -62,6 +65,8 @@ struct Shown {
     sessions: usize,
     tablespaces: Vec<Tablespace>,
     damage: Vec<DamagedPage>,
+    totals: Totals,
+    reading: Option<Reading>,
 }
 
 impl Report for Shown {
@@ -86,6 +91,7 @@ impl Report for Shown {
                 "new",
                 format!("{}, {} of {} pages", backup.new_bytes, backup.pages_new, backup.pages),
             ),
+            ("read", reading::line(&self.totals, self.reading.as_ref())),
             ("lies in", format!("{} packs of {} backups", self.packs, self.sessions)),
             (
                 "compared with",
@@ -99,6 +105,7 @@ impl Report for Shown {
                 tablespace.location.display()
             ));
         }
+        reading::faults(page, self.reading.as_ref());
         if backup.damaged_pages > 0 {
             let cross = page.cross();
             page.line(format!(

@@ -48,6 +48,8 @@ keys! {
         "Threads of a backup [default: one per processor, at most 4].";
     ARCHIVE_TIMEOUT = "backup.archive-timeout", "60s", "5m",
         "How long a backup or a check waits for a WAL segment to arrive in the repository.";
+    SWEEP_SHARE = "backup.sweep-share", "1/14", "1/7",
+        "Share of the data that a backup compares by hashes although the server says that it did not change: with `1/14`, fourteen backups look at everything once.";
     RESTORE_JOBS = "restore.jobs", "", "8",
         "Threads of a restore [default: one per processor].";
     WAL_PREFETCH = "wal.prefetch", "16", "64",

@@ -49,6 +49,8 @@ pub(crate) struct Settings {
     pub wal_prefetch: u32,
     /// Threads that fetch ahead.
     pub wal_prefetch_jobs: usize,
+    /// How many backups it takes until the sweep has looked at everything.
+    pub sweep_of: u32,
     /// Keep at least so many backups.
     pub keep_backups: Option<u32>,
     /// Keep any moment of so long reachable.
@@ -82,6 +84,7 @@ impl Settings {
                 .unwrap_or(Duration::from_secs(60)),
             wal_prefetch: parsed(raw, &keys::WAL_PREFETCH, segments)?.unwrap_or(PREFETCH_SEGMENTS),
             wal_prefetch_jobs: jobs(&keys::WAL_PREFETCH_JOBS, processors.min(4))?,
+            sweep_of: parsed(raw, &keys::SWEEP_SHARE, share)?.unwrap_or(14),
             keep_backups: parsed(raw, &keys::KEEP_BACKUPS, count)?,
             keep_window: parsed(raw, &keys::KEEP_WINDOW, duration)?,
         })
@@ -151,6 +154,15 @@ fn segments(text: &str) -> Result<u32, String> {
     }
 }
 
+/// Reads a share such as `1/14`, and gives how many of it make the whole.
+pub(crate) fn share(text: &str) -> Result<u32, String> {
+    let of = if text.trim() == "1" { Some("1") } else { text.trim().strip_prefix("1/") };
+    match of.and_then(|of| of.parse().ok()) {
+        Some(of @ 1..=1000) => Ok(of),
+        _ => Err(format!("cannot be `{text}`: it is a share from 1/1 to 1/1000, such as 1/14")),
+    }
+}
+
 /// Reads how many to keep.
 pub(crate) fn count(text: &str) -> Result<u32, String> {
     match text.parse() {
@@ -199,6 +211,16 @@ mod tests {
             assert!(duration(text).is_err(), "{text}");
         }
         assert_eq!(duration("1h30m").unwrap(), Duration::from_secs(5400));
+    }
+
+    #[test]
+    fn a_share_is_one_of_so_many() {
+        assert_eq!(check("").unwrap().sweep_of, 14);
+        assert_eq!(check("[backup]\nsweep-share = \"1/7\"\n").unwrap().sweep_of, 7);
+        assert_eq!(share("1"), Ok(1));
+        for text in ["0", "1/0", "2/14", "14", "1/1001", "7%", ""] {
+            assert!(share(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -48,9 +48,10 @@ pub fn collect(
         progress: ports.progress,
         clock: ports.clock,
         refresh_budget: &refresh_budget,
+        guide: what.guide,
     };
     let previous = what.previous.map(|manifest| (&index, manifest));
-    let mut tasks = Tasks::new(&what.listing.files, previous, page_bytes);
+    let mut tasks = Tasks::new(&what.listing.files, previous, what.guide, page_bytes);
     let mut table = TableWriter::new(writer, ports.cluster, page_bytes, what.previous);
     let limit = jobs * TASKS_PER_THREAD;
     std::thread::scope(|scope| {
@@ -130,8 +131,8 @@ impl InOrder<'_> {
             self.next += 1;
             match task {
                 Task::Group(files) => {
-                    for ((file, _), stretch) in files.iter().zip(found) {
-                        table.add(file, stretch, true)?;
+                    for (small, stretch) in files.iter().zip(found) {
+                        table.add(small.file, stretch, true)?;
                     }
                 }
                 Task::Part(part) => {

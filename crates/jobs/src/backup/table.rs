@@ -27,6 +27,31 @@ pub struct Stretch {
     pub damage: Vec<DamagedPage>,
     /// Bytes that were read from disk.
     pub read_bytes: u64,
+    /// What the sweep found.
+    pub swept: Swept,
+}
+
+/// What a sweep found in pages of which nothing said that they had changed.
+#[derive(Debug, Default, Clone)]
+pub struct Swept {
+    /// Pages that were compared.
+    pub pages: u64,
+    /// Of those, pages that differ in what needs no log record.
+    pub hint_only: u64,
+    /// Of those, pages that must not differ.
+    pub faults: Vec<DamagedPage>,
+    /// How many of those.
+    pub faulty: u64,
+}
+
+impl Swept {
+    fn add(&mut self, more: Self) {
+        self.pages += more.pages;
+        self.hint_only += more.hint_only;
+        self.faulty += more.faulty;
+        let room = DAMAGE_LISTED_MAX.saturating_sub(self.faults.len());
+        self.faults.extend(more.faults.into_iter().take(room));
+    }
 }
 
 /// The finished table.
@@ -41,6 +66,8 @@ pub struct Table {
     pub damage: Vec<DamagedPage>,
     /// How many pages were damaged.
     pub damaged_pages: u64,
+    /// What the sweep found.
+    pub swept: Swept,
 }
 
 /// A table that is being written. Files come in order.
@@ -78,6 +105,7 @@ impl<'a> TableWriter<'a> {
             totals: Totals::default(),
             damage: Vec::new(),
             damaged_pages: 0,
+            swept: Swept::default(),
         };
         let builder = ChunkBuilder::default();
         Self { writer, cluster, page_bytes, known, builder, open: None, table }
@@ -93,7 +121,8 @@ impl<'a> TableWriter<'a> {
         let mut open = self.open.take().unwrap_or_else(|| OpenFile::new(file));
         match stretch {
             None => open.vanished = true,
-            Some(stretch) => {
+            Some(mut stretch) => {
+                self.table.swept.add(std::mem::take(&mut stretch.swept));
                 let totals = &mut self.table.totals;
                 totals.read_bytes += ByteCount(stretch.read_bytes);
                 totals.pages_new += stretch.pages_new.0;

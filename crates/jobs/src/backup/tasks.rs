@@ -6,6 +6,8 @@ use lifeboat_engine::SourceFile;
 use lifeboat_repo::reader::IndexReader;
 use lifeboat_repo::{FileEntry, Manifest, PART_PAGES, PartRef, RepoError};
 
+use super::guide::{Guide, Plan};
+
 /// A file up to this size shares a task, and its extents, with its neighbours, in bytes.
 const SMALL_BYTES_MAX: u64 = 512 << 10;
 /// Small files of one task, together, in bytes.
@@ -16,9 +18,19 @@ const GROUP_FILES_MAX: usize = 256;
 /// Work for one thread.
 pub enum Task<'a> {
     /// Several small files.
-    Group(Vec<(&'a SourceFile, Option<FileEntry>)>),
+    Group(Vec<SmallFile<'a>>),
     /// One part of the page map of a large file.
     Part(PartTask<'a>),
+}
+
+/// A file of one part.
+pub struct SmallFile<'a> {
+    /// The file.
+    pub file: &'a SourceFile,
+    /// What the earlier backup knows of it.
+    pub known: Option<FileEntry>,
+    /// What of it is read.
+    pub plan: Plan,
 }
 
 /// One part of a large file.
@@ -31,25 +43,30 @@ pub struct PartTask<'a> {
     pub last: bool,
     /// What the earlier backup knows of this part, and how many pages it had.
     pub previous: Option<(PartRef, u32)>,
+    /// What of it is read.
+    pub plan: Plan,
 }
 
 /// Gives tasks in the order of the files.
 pub struct Tasks<'a> {
     files: std::iter::Peekable<std::slice::Iter<'a, SourceFile>>,
     previous: Previous<'a>,
+    guide: Option<&'a Guide>,
     page_bytes: u32,
     parts: VecDeque<PartTask<'a>>,
 }
 
 impl<'a> Tasks<'a> {
-    /// Tasks for these files (sorted by path).
+    /// Tasks for these files (sorted by path). Without a guide everything is read.
     pub fn new(
         files: &'a [SourceFile],
         previous: Option<(&'a IndexReader, &'a Manifest)>,
+        guide: Option<&'a Guide>,
         page_bytes: u32,
     ) -> Self {
         let previous = Previous { from: previous, next_chunk: 0, files: VecDeque::new() };
-        Self { files: files.iter().peekable(), previous, page_bytes, parts: VecDeque::new() }
+        let files = files.iter().peekable();
+        Self { files, previous, guide, page_bytes, parts: VecDeque::new() }
     }
 
     /// The next task.
@@ -64,10 +81,11 @@ impl<'a> Tasks<'a> {
             return Ok(self.parts.pop_front().map(Task::Part));
         }
         let mut bytes = first.size_bytes;
-        let mut group = vec![(first, known)];
+        let mut group = vec![self.small(first, known)];
         while let Some(file) = self.files.next_if(|f| f.size_bytes <= SMALL_BYTES_MAX) {
             bytes += file.size_bytes;
-            group.push((file, self.previous.find(&file.path)?));
+            let known = self.previous.find(&file.path)?;
+            group.push(self.small(file, known));
             if bytes >= GROUP_BYTES_MAX || group.len() >= GROUP_FILES_MAX {
                 break;
             }
@@ -75,12 +93,26 @@ impl<'a> Tasks<'a> {
         Ok(Some(Task::Group(group)))
     }
 
+    fn small(&self, file: &'a SourceFile, known: Option<FileEntry>) -> SmallFile<'a> {
+        let plan = match self.guide {
+            None => Plan::Everything,
+            Some(guide) => guide.part(file, &guide.file(file, known.as_ref(), self.page_bytes), 0),
+        };
+        SmallFile { file, known, plan }
+    }
+
     fn cut(&mut self, file: &'a SourceFile, known: Option<FileEntry>) {
+        let guided = self.guide.map(|g| (g, g.file(file, known.as_ref(), self.page_bytes)));
         let count = lifeboat_repo::table::part_count(file.size_bytes, self.page_bytes);
         let mut old = known.map_or_else(VecDeque::new, |entry| part_sizes(entry, self.page_bytes));
         for number in 0..count {
             let previous = old.pop_front();
-            self.parts.push_back(PartTask { file, number, last: number + 1 == count, previous });
+            let plan = match &guided {
+                None => Plan::Everything,
+                Some((guide, found)) => guide.part(file, found, number),
+            };
+            let last = number + 1 == count;
+            self.parts.push_back(PartTask { file, number, last, previous, plan });
         }
     }
 }

@@ -9,15 +9,16 @@ use std::time::Duration;
 
 use lifeboat_engine::{Content, PageFormat, SourceFile};
 use lifeboat_repo::reader::IndexReader;
-use lifeboat_repo::writer::{EXTENT_PAGES, ExtentWriter, PartWriter};
-use lifeboat_repo::{MapPart, PART_PAGES, PartRef};
+use lifeboat_repo::writer::{Compared, EXTENT_PAGES, ExtentWriter, PartWriter};
+use lifeboat_repo::{BackupId, MapPart, PART_PAGES, PartRef};
 use lifeboat_units::{Clock, Progress, Work};
 use rustix::fs::SeekFrom;
 
 use super::error::BackupError;
+use super::guide::{Difference, Guide, Plan};
 use super::table::Stretch;
-use super::tasks::{PartTask, Task, part_sizes};
-use crate::facts::DamagedPage;
+use super::tasks::{PartTask, SmallFile, Task, part_sizes};
+use crate::facts::{DAMAGE_LISTED_MAX, DamagedPage};
 
 /// Pages read at once.
 const READ_PAGES: u32 = EXTENT_PAGES;
@@ -40,6 +41,8 @@ pub struct Shared<'a> {
     pub clock: &'a dyn Clock,
     /// Pages that may still be stored anew only to keep restores fast.
     pub refresh_budget: &'a AtomicU64,
+    /// Judges what the sweep finds; `None` when everything is read.
+    pub guide: Option<&'a Guide>,
 }
 
 /// One thread.
@@ -75,17 +78,18 @@ impl<'a> Worker<'a> {
         Ok(self.extents.close()?)
     }
 
-    fn group(
-        &mut self,
-        files: &[(&SourceFile, Option<lifeboat_repo::FileEntry>)],
-    ) -> Result<Vec<Option<Stretch>>, BackupError> {
+    fn group(&mut self, files: &[SmallFile<'_>]) -> Result<Vec<Option<Stretch>>, BackupError> {
         let mut stretches = Vec::with_capacity(files.len());
         let (mut places, mut parts) = (Vec::new(), Vec::new());
-        for (file, known) in files {
+        for SmallFile { file, known, plan } in files {
             let previous = known
                 .clone()
                 .and_then(|entry| part_sizes(entry, self.shared.page_bytes).pop_front());
-            let found = self.stretch(file, 0, previous.as_ref())?;
+            if *plan == Plan::Nothing {
+                stretches.push(Some(self.unchanged(file, 0, previous)));
+                continue;
+            }
+            let found = self.stretch(file, 0, previous.as_ref(), plan)?;
             let place = stretches.len();
             stretches.push(found.map(|Writing { part, stretch }| {
                 if part.pages() > 0 {
@@ -104,7 +108,11 @@ impl<'a> Worker<'a> {
     }
 
     fn part(&mut self, task: &PartTask<'_>) -> Result<Option<Stretch>, BackupError> {
-        let Some(writing) = self.stretch(task.file, task.number, task.previous.as_ref())? else {
+        if task.plan == Plan::Nothing {
+            return Ok(Some(self.unchanged(task.file, task.number, task.previous.clone())));
+        }
+        let previous = task.previous.as_ref();
+        let Some(writing) = self.stretch(task.file, task.number, previous, &task.plan)? else {
             return Ok(None);
         };
         let Writing { part, mut stretch } = writing;
@@ -112,6 +120,19 @@ impl<'a> Worker<'a> {
             stretch.parts = self.extents.finish_parts(vec![part])?;
         }
         Ok(Some(stretch))
+    }
+
+    /// A part that is what it was: neither the file nor the earlier part is opened.
+    fn unchanged(
+        &self,
+        file: &SourceFile,
+        number: u64,
+        previous: Option<(PartRef, u32)>,
+    ) -> Stretch {
+        let bytes = stretch_bytes(file, number, self);
+        self.shared.progress.advance(Work::Bytes(bytes));
+        let parts = previous.into_iter().map(|(part, _)| part).collect();
+        Stretch { bytes, parts, ..Stretch::default() }
     }
 
     /// The earlier backup's part, and whether to store its pages anew because reading them has
@@ -139,6 +160,7 @@ impl<'a> Worker<'a> {
         file: &SourceFile,
         number: u64,
         known: Option<&(PartRef, u32)>,
+        plan: &Plan,
     ) -> Result<Option<Writing>, BackupError> {
         let path = self.shared.root.join(&file.path);
         let source = match File::open(&path) {
@@ -152,7 +174,14 @@ impl<'a> Worker<'a> {
         let (previous, refresh) = self.previous(known)?;
         let part_bytes = u64::from(PART_PAGES) * u64::from(self.shared.page_bytes);
         let range = number * part_bytes..file.size_bytes.min((number + 1) * part_bytes);
+        let (changed, sweep) = match plan {
+            // Pages that are stored anew only to keep restores fast have to be read.
+            Plan::Some { changed, sweep } => (Some(changed.as_slice()), *sweep || refresh),
+            Plan::Everything | Plan::Nothing => (None, true),
+        };
         let mut reading = Reading {
+            changed,
+            sweep,
             file,
             path,
             source,
@@ -180,6 +209,10 @@ fn is_fragmented(part: &MapPart) -> bool {
 
 /// A stretch of a file that is being read.
 struct Reading<'f> {
+    /// Pages that may have changed, counted from the file's first; `None` when any may have.
+    changed: Option<&'f [std::ops::Range<u32>]>,
+    /// Whether the other pages are read as well.
+    sweep: bool,
     file: &'f SourceFile,
     path: PathBuf,
     source: File,
@@ -193,17 +226,30 @@ impl Reading<'_> {
             self.source.metadata().is_ok_and(|data| data.blocks() * 512 + 65_536 < data.size());
         let mut offset = self.range.start;
         while offset < self.range.end {
-            if sparse {
-                offset = self.skip_hole(offset, worker)?;
-                if offset >= self.range.end {
-                    break;
+            let (until, unchanged) = self.run_from(offset, worker.shared.page_bytes);
+            if unchanged && !self.sweep {
+                let pages = ((until - offset) / u64::from(worker.shared.page_bytes)) as u32;
+                // Pages that are not there are no unchanged ones: the plan goes by their number.
+                let kept = self.writing.part.keep(&worker.extents, pages);
+                let bytes = u64::from(kept) * u64::from(worker.shared.page_bytes);
+                worker.shared.progress.advance(Work::Bytes(bytes));
+                offset += bytes;
+                if kept == pages {
+                    continue;
                 }
             }
-            let wanted = (self.range.end - offset).min(worker.buffer.len() as u64) as usize;
+            if sparse {
+                let next = self.skip_hole(offset, until, unchanged, worker);
+                if next > offset {
+                    offset = next;
+                    continue;
+                }
+            }
+            let wanted = (until - offset).min(worker.buffer.len() as u64) as usize;
             let read = read_full(&self.source, &mut worker.buffer[..wanted], offset)
                 .map_err(|source| BackupError::Read { path: self.path.clone(), source })?;
             self.writing.stretch.read_bytes += read as u64;
-            self.pages(worker, offset, read)?;
+            self.pages(worker, offset, read, unchanged)?;
             worker.shared.progress.advance(Work::Bytes(read as u64));
             offset += read as u64;
             if read < wanted {
@@ -216,8 +262,22 @@ impl Reading<'_> {
         Ok(())
     }
 
-    /// Takes whole pages of a hole as zero without reading them; gives the offset to go on at.
-    fn skip_hole(&mut self, offset: u64, worker: &Worker<'_>) -> Result<u64, BackupError> {
+    /// Up to where the pages from `offset` on are all said to be unchanged, or all not.
+    fn run_from(&self, offset: u64, page_bytes: u32) -> (u64, bool) {
+        let Some(changed) = self.changed else { return (self.range.end, false) };
+        let page = (offset / u64::from(page_bytes)) as u32;
+        let next = changed.partition_point(|range| range.end <= page);
+        let (until, unchanged) = match changed.get(next) {
+            Some(range) if range.start <= page => (range.end, false),
+            Some(range) => (range.start, true),
+            None => return (self.range.end, true),
+        };
+        ((u64::from(until) * u64::from(page_bytes)).min(self.range.end), unchanged)
+    }
+
+    /// Takes whole pages of a hole before `end` as zero without reading them; gives the offset to
+    /// go on at.
+    fn skip_hole(&mut self, offset: u64, end: u64, unchanged: bool, worker: &Worker<'_>) -> u64 {
         let page = u64::from(worker.shared.page_bytes);
         let data = match rustix::fs::seek(&self.source, SeekFrom::Data(offset)) {
             Ok(data) => data,
@@ -225,18 +285,28 @@ impl Reading<'_> {
             Err(rustix::io::Errno::NXIO) => {
                 self.source.metadata().map_or(offset, |data| data.size().max(offset))
             }
-            Err(_) => return Ok(offset), // the file system does not know holes
+            Err(_) => return offset, // the file system does not know holes
         };
-        let until = data.min(self.range.end);
+        let until = data.min(end);
         let pages = if until == self.range.end && data >= self.range.end {
             (until - offset).div_ceil(page)
         } else {
             (until - offset) / page
         };
-        self.writing.part.add_zeros(&worker.extents, pages as u32);
-        let next = (offset + pages * page).min(self.range.end);
+        let differ = self.writing.part.add_zeros(&worker.extents, pages as u32);
+        if unchanged && worker.shared.guide.is_some() {
+            let swept = &mut self.writing.stretch.swept;
+            swept.pages += pages;
+            swept.faulty += u64::from(differ);
+            if differ > 0 {
+                let (path, first) = (self.file.path.clone(), (offset / page) as u32);
+                let what = format!("{differ} of the {pages} pages from here on became a hole");
+                swept.faults.push(DamagedPage { path, page: first, what });
+            }
+        }
+        let next = (offset + pages * page).min(end);
         worker.shared.progress.advance(Work::Bytes(next - offset));
-        Ok(next)
+        next
     }
 
     /// Adds the pages in the buffer's first `read` bytes.
@@ -245,6 +315,7 @@ impl Reading<'_> {
         worker: &mut Worker<'_>,
         offset: u64,
         read: usize,
+        unchanged: bool,
     ) -> Result<(), BackupError> {
         let page_bytes = worker.shared.page_bytes as usize;
         for start in (0..read).step_by(page_bytes) {
@@ -260,9 +331,43 @@ impl Reading<'_> {
                 self.check(worker.shared, page, first_page, within)?;
             }
             let page = &worker.buffer[start..end];
-            self.writing.part.add(&mut worker.extents, page, is_page)?;
+            let compared = self.writing.part.add(&mut worker.extents, page, is_page)?;
+            if unchanged && is_page {
+                self.writing.stretch.swept.pages += 1;
+                if let Compared::Differs(stored_by) = compared {
+                    let within = ((offset + start as u64) / page_bytes as u64) as u32;
+                    self.differs(worker.shared, &worker.buffer[start..end], within, stored_by);
+                }
+            }
         }
         Ok(())
+    }
+
+    /// A page differs of which nothing said so.
+    fn differs(
+        &mut self,
+        shared: &Shared<'_>,
+        page: &[u8],
+        within: u32,
+        stored_by: Option<BackupId>,
+    ) {
+        let Some(guide) = shared.guide else { return };
+        let path = &self.file.path;
+        let stretch = &mut self.writing.stretch;
+        if stretch.damage.last().is_some_and(|damaged| damaged.page == within) {
+            return; // reported as the damage that it is
+        }
+        match guide.judge(shared.format, page, stored_by) {
+            Difference::Later => {}
+            Difference::HintOnly => stretch.swept.hint_only += 1,
+            Difference::Fault(what) => {
+                stretch.swept.faulty += 1;
+                if stretch.swept.faults.len() < DAMAGE_LISTED_MAX {
+                    let path = path.clone();
+                    stretch.swept.faults.push(DamagedPage { path, page: within, what });
+                }
+            }
+        }
     }
 
     /// Checks a page; one that looks damaged is read again, for the server may have been writing

@@ -105,6 +105,7 @@ impl World {
             control_file: StoredFile::new(toy::CONTROL_FILE, b"control"),
             damage: Vec::new(),
             damaged_pages: 0,
+            reading: None,
         };
         change(&mut facts);
         let id = backup_id(n);

@@ -5,19 +5,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use lifeboat_engine::PageVerdict;
-use lifeboat_jobs::backup::BackupError;
+use lifeboat_jobs::backup::{BackupError, BackupSettings};
 use lifeboat_jobs::inventory::Inventory;
 use lifeboat_jobs::restore::{RESTORING_MARK, Target};
 use lifeboat_jobs::retention::{self, RetentionError};
 use lifeboat_repo::{Cluster, RepoError, lease};
 use lifeboat_store::MemoryStore;
-use lifeboat_testkit::toy_server::{Moment, lock};
+use lifeboat_testkit::toy_server::{Hints, Moment, lock};
 use lifeboat_testkit::{Fault, FaultyStore, HookedEngine, Schedule, ToyEngine, toy};
 use lifeboat_units::Clock;
 
 use crate::model::{Model, policy};
-use crate::world::World;
 use crate::world::random::Random;
+use crate::world::{World, settings};
 
 /// One history.
 pub struct Simulation {
@@ -36,6 +36,8 @@ pub struct Mix {
     pub clock_steps: bool,
     pub busy_server: bool,
     pub takeovers: bool,
+    /// The server may leave a file out when it says what changed.
+    pub lies: bool,
 }
 
 pub fn locked(model: &Mutex<Model>) -> MutexGuard<'_, Model> {
@@ -50,6 +52,7 @@ impl Simulation {
             clock_steps: random.one_in(3),
             busy_server: !random.one_in(4),
             takeovers: random.one_in(2),
+            lies: random.one_in(3),
         };
         let world = World::new(random.fork());
         *world.archiver.fails_one_in.lock().unwrap() = mix.faults;
@@ -131,11 +134,20 @@ impl Simulation {
                 world.clock.advance(Duration::from_millis(random.below(500)));
             }
         };
-        let result = self.world.backup_with(&cluster, &engine, meanwhile);
+        let (hints, settings) = self.reading();
+        let lying = matches!(hints, Hints::Forget(_));
+        let result = self.world.backup_as(&cluster, &engine, meanwhile, (hints, settings));
         let taken_over = *taken_over.lock().unwrap();
         match result {
             Ok(report) => {
                 assert!(!taken_over, "a backup that lost its lease was listed");
+                let reading = report.reading.as_ref().unwrap();
+                for fault in reading.faults.iter().filter(|_| !lying) {
+                    // A page that was cut off and came back as zeros since the backup began
+                    // cannot be told from one that was lost.
+                    let lost = fault.what.contains("zeros") || fault.what.contains("hole");
+                    assert!(busy && lost, "no reason for a fault: {fault:?}");
+                }
                 let mut model = locked(&self.model);
                 model.taken.insert(report.id);
             }
@@ -145,6 +157,19 @@ impl Simulation {
                 assert!(store.fault_was_hit() || taken_over, "no reason to fail: {error}");
             }
         }
+    }
+
+    /// What the server says of its changes. Where it may lie, the sweep reads everything: a lie
+    /// that is not yet due makes a wrong backup, which nothing here could tell from a fault.
+    fn reading(&mut self) -> (Hints, BackupSettings) {
+        let sweep_of = if self.mix.lies { 1 } else { 1 + self.random.below(14) as u32 };
+        let hints = match self.random.below(4) {
+            0 => Hints::None,
+            1 if self.mix.lies => Hints::Forget(self.random.below(6) as u32),
+            _ => Hints::True,
+        };
+        let full_read = self.random.one_in(10);
+        (hints, BackupSettings { full_read, sweep_of, ..settings() })
     }
 
     /// While pages are read, the server writes; once in a while the whole process freezes, and

@@ -16,7 +16,7 @@ use lifeboat_jobs::backup::{self, BackupError, BackupReport, BackupSettings};
 use lifeboat_repo::{Cluster, Compression, Protection, RepoError, Repository};
 use lifeboat_store::{MemoryStore, Store};
 use lifeboat_testkit::toy_log::{Change, PAGE_BYTES};
-use lifeboat_testkit::toy_server::{Moment, SharedServer, lock};
+use lifeboat_testkit::toy_server::{Hints, Moment, SharedServer, lock};
 use lifeboat_testkit::{SimClock, ToyEngine, ToyOrigin, ToyServer};
 use lifeboat_units::{Cancel, Clock, Entropy, Silent};
 
@@ -138,13 +138,24 @@ impl World {
         engine: &dyn Engine,
         meanwhile: impl FnMut(Moment) + Send,
     ) -> Result<BackupReport, BackupError> {
+        self.backup_as(cluster, engine, meanwhile, (Hints::True, settings()))
+    }
+
+    /// Takes a backup of a server that says this of its changes.
+    pub fn backup_as(
+        &self,
+        cluster: &Cluster,
+        engine: &dyn Engine,
+        meanwhile: impl FnMut(Moment) + Send,
+        (hints, settings): (Hints, BackupSettings),
+    ) -> Result<BackupReport, BackupError> {
         let clock = ArchivingClock { clock: &self.clock, archiver: &self.archiver };
         let archiver = || {
             self.archiver.run();
         };
-        let mut origin =
-            ToyOrigin::new(&self.server, &self.clock, archiver).with_meanwhile(meanwhile);
-        backup::run(&self.ports_of(cluster, engine, &clock), &mut origin, &settings())
+        let origin = ToyOrigin::new(&self.server, &self.clock, archiver);
+        let mut origin = origin.with_meanwhile(meanwhile).with_hints(hints);
+        backup::run(&self.ports_of(cluster, engine, &clock), &mut origin, &settings)
     }
 
     /// Writes to the server as `random` says.
@@ -169,6 +180,8 @@ pub fn settings() -> BackupSettings {
         compression: Compression::Zstd(1),
         note: None,
         archive_timeout: Duration::from_secs(120),
+        full_read: false,
+        sweep_of: 14,
     }
 }
 

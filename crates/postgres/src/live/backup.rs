@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use lifeboat_engine::{
-    BackupStart, BackupStop, ClusterIdentity, EngineError, GeneratedFile, Listing, Lsn, Origin,
-    SegmentName, SegmentSwitch, SystemId, TimelineId,
+    BackupStart, BackupStop, Changes, ClusterIdentity, EngineError, GeneratedFile, Listing, Lsn,
+    Origin, SegmentName, SegmentSwitch, Since, SystemId, TimelineId,
 };
 use lifeboat_units::Timestamp;
 
+use super::changes;
 use super::conninfo::Conninfo;
 use super::error::LiveError;
 use super::privileges::{Privileges, grants};
@@ -276,6 +277,17 @@ impl Origin for PostgresOrigin {
         let scan = scan::list(&self.directory, &identity).map_err(EngineError::new)?;
         self.skipped = scan.skipped;
         Ok(scan.listing)
+    }
+
+    fn changes(&mut self, since: &Since) -> Result<Changes, EngineError> {
+        self.still_running()?;
+        let identity = self.read_identity()?;
+        let Some(Running { start, .. }) = self.running else {
+            return Err(LiveError::Order("no backup is running").into());
+        };
+        let directory = self.directory.clone();
+        let session = self.session()?;
+        Ok(changes::since(session, &directory, &identity, since, start)?)
     }
 
     fn keep_alive(&mut self) -> Result<(), EngineError> {

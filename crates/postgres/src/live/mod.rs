@@ -7,6 +7,7 @@
 //! | [`server`] | [`server::ServerFacts`]: version, settings, privileges, archiver |
 //! | [`privileges`] | what a role needs, and the GRANTs that give it |
 //! | [`backup`] | [`backup::PostgresOrigin`]: backup mode |
+//! | [`changes`] | what WAL summaries say changed since an earlier backup |
 //! | [`cluster`] | binaries, initdb, start, stop, status |
 //! | [`isolation`] | settings that keep a restored server to itself |
 //! | [`recover`] | starting a restored server and waiting for recovery |
@@ -14,6 +15,7 @@
 //! | [`error`] | [`error::LiveError`] |
 
 pub mod backup;
+pub mod changes;
 pub mod cluster;
 pub mod conninfo;
 pub mod error;

@@ -39,6 +39,7 @@ const SETTINGS: &[&str] = &[
     "wal_keep_size",
     "wal_level",
     "wal_segment_size",
+    "wal_summary_keep_time",
 ];
 
 /// A server as its own functions and views describe it.

@@ -57,7 +57,7 @@ impl RelationFile {
 }
 
 /// Reads a decimal number as PostgreSQL writes it: no sign, no leading zero.
-pub(super) fn decimal(text: &str) -> Option<u32> {
+pub(crate) fn decimal(text: &str) -> Option<u32> {
     let plain = text.bytes().all(|b| b.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));
     if plain { text.parse().ok() } else { None }
 }
