@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use lifeboat_jobs::Ports;
 use lifeboat_jobs::wal::RECOVERY_KEY_FILE;
+use lifeboat_jobs::wal::push::ack::Target;
 use lifeboat_postgres::engine::PostgresEngine;
 use lifeboat_postgres::live::backup::{OriginOptions, PostgresOrigin};
 use lifeboat_postgres::live::cluster::{Account, Places};
@@ -92,6 +93,12 @@ impl App {
     /// The commands that PostgreSQL is to run.
     pub fn server_commands(&self) -> Result<ServerCommands, CliError> {
         Ok(ServerCommands::new(&self.settings()?.file, &self.global.set)?)
+    }
+
+    /// To which repository and cluster WAL is pushed.
+    pub fn push_target(&self) -> Result<Target, CliError> {
+        let settings = self.settings()?;
+        Ok(Target::of(settings.url()?, settings.cluster.as_str()))
     }
 
     /// Opens the repository.

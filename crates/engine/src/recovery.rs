@@ -10,7 +10,7 @@ use crate::error::EngineError;
 use crate::history::Ancestry;
 use crate::identity::{ClusterIdentity, SystemId};
 use crate::listing::Tablespace;
-use crate::log::{Lsn, SegmentName, SegmentSize, TimelineId};
+use crate::log::{LogFile, Lsn, SegmentName, SegmentSize, TimelineId};
 use crate::origin::GeneratedFile;
 use crate::pages::{PageFormat, PageTransform};
 
@@ -70,6 +70,11 @@ pub trait Engine: Send + Sync {
     }
     /// Path of the file that is removed first and written last, relative to the data directory.
     fn control_file_path(&self) -> &'static str;
+    /// Files of the log that the server of this directory wants archived, in no order; empty when
+    /// it wants none. Errors when the directory is none (any more).
+    fn waiting_logs(&self, directory: &Path) -> Result<Vec<LogFile>, EngineError>;
+    /// Where the files of the log lie, relative to the data directory.
+    fn log_directory(&self) -> &'static str;
     /// Writes what makes the server recover when it starts. Files are synced.
     fn configure_recovery(
         &self,

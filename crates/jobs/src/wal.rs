@@ -2,7 +2,7 @@
 //!
 //! | module | what it does |
 //! |---|---|
-//! | [`push`] | archives one file of the log, for `archive_command` |
+//! | [`push`] | archives files of the log, for `archive_command` |
 //! | [`get`] | fetches one, for `restore_command` |
 //! | [`list`] | ranges, gaps and what can be reached |
 //! | [`state`] | what a restored directory remembers until its recovery is over |
@@ -24,6 +24,7 @@ pub use get::{
     keeps_asking, prefetch, worth_prefetching,
 };
 pub use list::{Gap, HistoryState, SystemWal, TimelineWal, WalReport, Window, list};
+pub use place::data_directory;
 pub use push::{PushReport, PushSettings, Pushed, push};
 pub use state::{RECOVERY_FILE, RECOVERY_KEY_FILE, RecoveryState, finish_recovery};
 pub use wait::wait_for;

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use lifeboat_engine::{
-    Ancestry, ClusterIdentity, Engine, EngineError, GeneratedFile, Landing, LogFacts, Lsn,
+    Ancestry, ClusterIdentity, Engine, EngineError, GeneratedFile, Landing, LogFacts, LogFile, Lsn,
     PageFormat, PageTransform, RecoveryMark, RecoveryMode, RecoverySettings, SegmentName,
     SegmentSize, StartRequest, SystemId, Tablespace, TargetState, TimelineId,
 };
@@ -29,6 +29,11 @@ pub const RESTORING_MARK: &str = "lifeboat.restoring";
 const RECOVERY_SIGNAL: &str = "recovery.signal";
 /// Tells the server to recover for ever (`STANDBY_SIGNAL_FILE`).
 const STANDBY_SIGNAL: &str = "standby.signal";
+/// `XLOGDIR` in `src/include/access/xlog_internal.h`.
+const LOG_DIRECTORY: &str = "pg_wal";
+
+/// Where the server notes what is to be archived (`StatusFilePath` in `xlog_internal.h`).
+const ARCHIVE_STATUS: &str = "pg_wal/archive_status";
 
 /// How long a server may take to write its last checkpoint.
 const STOP_PATIENCE: Duration = Duration::from_secs(600);
@@ -128,6 +133,16 @@ impl Engine for PostgresEngine {
         CONTROL_FILE
     }
 
+    /// Source: `pgarch_readyXlog` in `src/backend/postmaster/pgarch.c`, `XLogArchiveNotify` in
+    /// `src/backend/access/transam/xlogarchive.c`.
+    fn waiting_logs(&self, directory: &Path) -> Result<Vec<LogFile>, EngineError> {
+        Ok(waiting(&directory.join(ARCHIVE_STATUS))?)
+    }
+
+    fn log_directory(&self) -> &'static str {
+        LOG_DIRECTORY
+    }
+
     fn configure_recovery(
         &self,
         directory: &Path,
@@ -152,6 +167,18 @@ impl Engine for PostgresEngine {
         let cluster = Cluster { binaries, directory: directory.to_owned() };
         Ok(cluster.stop(StopMode::Fast, STOP_PATIENCE)?)
     }
+}
+
+/// Names in the directory of notes that end in `.ready`.
+fn waiting(status: &Path) -> Result<Vec<LogFile>, ClusterError> {
+    let unreadable = |source| ClusterError::Read { path: status.to_owned(), source };
+    let mut files = Vec::new();
+    for entry in fs::read_dir(status).map_err(unreadable)? {
+        let name = entry.map_err(unreadable)?.file_name();
+        let stem = name.to_str().and_then(|name| name.strip_suffix(".ready"));
+        files.extend(stem.and_then(|stem| stem.parse::<LogFile>().ok()));
+    }
+    Ok(files)
 }
 
 /// Says what lies at a place, looking through links.

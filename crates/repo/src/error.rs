@@ -124,6 +124,11 @@ impl RepoError {
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::Store(e) if e.is_not_found())
     }
+
+    /// Whether an object could not be put because one of its name is there.
+    pub fn is_already_exists(&self) -> bool {
+        matches!(self, Self::Store(e) if e.is_already_exists())
+    }
 }
 
 // Transparent: the store's error is the whole story, nothing is added on the way.

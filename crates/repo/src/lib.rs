@@ -9,7 +9,7 @@
 //! | [`pack`], [`map`], [`table`], [`manifest`] | what lies on storage, from the inside out |
 //! | [`writer`] | [`BackupWriter`]: stores a backup |
 //! | [`reader`] | [`ContentReader`]: reads one back |
-//! | [`logs`] | archived log files |
+//! | [`logs`], [`log_batch`] | archived log files, one by one and many at a time |
 //! | [`tails`] | pieces of a log file that is not finished yet |
 //! | [`journal`] | facts that outlive backups: what was added, removed, lost |
 //! | [`lease`] | one writer per cluster at a time |
@@ -23,6 +23,7 @@ pub mod id;
 pub mod journal;
 pub mod keys;
 pub mod lease;
+pub mod log_batch;
 pub mod logs;
 pub mod manifest;
 pub mod map;
@@ -41,6 +42,7 @@ pub use id::{BackupId, ClusterName, RepositoryId};
 pub use journal::{Event, Fact};
 pub use keys::{Identity, Keyring, Protection};
 pub use lease::{Lease, Purpose};
+pub use log_batch::LogBatch;
 pub use logs::{ArchivedLog, LogHead, LogPlace, PushOutcome};
 pub use manifest::{ChunkRef, Manifest, Totals};
 pub use map::{MapPart, PART_PAGES};

@@ -22,7 +22,7 @@ const FRONT_BYTES: usize = 12;
 /// Longest sealed head, in bytes.
 const HEAD_BYTES_MAX: usize = 1 << 20;
 /// Largest log file, in bytes: the largest WAL segment.
-const FILE_BYTES_MAX: u64 = 1 << 30;
+pub(crate) const FILE_BYTES_MAX: u64 = 1 << 30;
 /// A log file is compressed and sealed in pieces of this length.
 const PIECE_BYTES: usize = EXTENT_BYTES_MAX;
 
@@ -121,7 +121,7 @@ impl Cluster {
         if content.len() as u64 > FILE_BYTES_MAX {
             return Err(RepoError::damaged(key.as_str(), "it is longer than a log file can be"));
         }
-        let offered = hex(&self.hasher().digest(content));
+        let offered = self.log_digest(content);
         // Asked first, because the server repeats a push whose answer it did not get.
         match self.compare_log(place, &offered) {
             Err(error) if error.is_not_found() => {}
@@ -135,6 +135,8 @@ impl Cluster {
         }
     }
 
+    /// Compares with what is there, and makes that durable when it is the same: whoever put it may
+    /// have been killed before it was.
     pub(crate) fn compare_log(
         &self,
         place: &LogPlace,
@@ -142,6 +144,7 @@ impl Cluster {
     ) -> Result<PushOutcome, RepoError> {
         let head = self.log_head(place)?;
         if head.digest == offered {
+            self.store().confirm(&place.key(self)?)?;
             Ok(PushOutcome::AlreadyThere)
         } else {
             Ok(PushOutcome::Different { archived: head.digest, offered: offered.to_owned() })

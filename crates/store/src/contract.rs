@@ -52,6 +52,14 @@ pub trait Store: Send + Sync {
         let _ = (prefix, older_than);
         Ok(0)
     }
+    /// Makes an object durable that is visible: it may be another writer's, who was killed before
+    /// the object was synced. Whoever relies on an object that it did not put asks first.
+    ///
+    /// A store in which whatever is visible is durable has nothing to do.
+    fn confirm(&self, key: &Key) -> Result<(), StoreError> {
+        let _ = key;
+        Ok(())
+    }
     /// Where this is, for messages; without secrets.
     fn location(&self) -> String;
 }
@@ -110,6 +118,9 @@ macro_rules! forward {
                 older_than: Duration,
             ) -> Result<u64, StoreError> {
                 (**self).sweep_temporaries(prefix, older_than)
+            }
+            fn confirm(&self, key: &Key) -> Result<(), StoreError> {
+                (**self).confirm(key)
             }
             fn location(&self) -> String {
                 (**self).location()

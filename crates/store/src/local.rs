@@ -257,6 +257,15 @@ impl Store for LocalStore {
         sweep::sweep(&self.root, prefix, older_than)
     }
 
+    fn confirm(&self, key: &Key) -> Result<(), StoreError> {
+        // Bodies are synced before they get their name; only the name may be in memory alone.
+        match self.root.directory("sync", directory_of(key))? {
+            Some(directory) => sync_directory(&directory)
+                .map_err(|source| self.root.failed("sync", key.as_str(), source)),
+            None => Err(self.root.not_found(key)),
+        }
+    }
+
     fn location(&self) -> String {
         self.root.location()
     }

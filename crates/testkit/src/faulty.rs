@@ -201,6 +201,10 @@ impl<S: Store + Clone + 'static> Store for FaultyStore<S> {
         })
     }
 
+    fn confirm(&self, key: &Key) -> Result<(), StoreError> {
+        self.call((Operation::Confirm, "sync", key.as_str()), || self.inner.confirm(key))
+    }
+
     fn location(&self) -> String {
         self.inner.location()
     }
@@ -265,6 +269,7 @@ mod tests {
         results.push(store.get(&key(0), 99).map(drop));
         results.push(store.get_range(&key(0), 1, 2, &mut Vec::new()));
         results.push(store.size(&key(0)).map(drop));
+        results.push(store.confirm(&key(0)));
         results.push(store.list("", &mut |_| ()));
         results.push(store.delete(&key(0)));
         results
@@ -294,7 +299,7 @@ mod tests {
     fn each_fault_strikes_each_call_once_and_leaves_only_whole_objects() {
         let dry = FaultyStore::new(MemoryStore::new(), Schedule::None);
         assert!(call_everything(&dry).iter().all(Result::is_ok));
-        assert_eq!(dry.calls(), 11);
+        assert_eq!(dry.calls(), 12);
         for call in 0..dry.calls() {
             for fault in Fault::ALL {
                 let directory = tempfile::tempdir().unwrap();

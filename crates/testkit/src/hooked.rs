@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use lifeboat_engine::{
-    Ancestry, ClusterIdentity, Engine, EngineError, Landing, LogFacts, Lsn, PageFormat,
+    Ancestry, ClusterIdentity, Engine, EngineError, Landing, LogFacts, LogFile, Lsn, PageFormat,
     PageTransform, PageVerdict, RecoverySettings, SegmentName, SegmentSize, StartRequest, SystemId,
     TargetState, TimelineId,
 };
@@ -83,6 +83,14 @@ impl Engine for HookedEngine {
 
     fn control_file_path(&self) -> &'static str {
         ToyEngine.control_file_path()
+    }
+
+    fn waiting_logs(&self, directory: &Path) -> Result<Vec<LogFile>, EngineError> {
+        ToyEngine.waiting_logs(directory)
+    }
+
+    fn log_directory(&self) -> &'static str {
+        ToyEngine.log_directory()
     }
 
     fn configure_recovery(

@@ -28,6 +28,8 @@ pub enum Operation {
     Delete,
     /// [`Store::sweep_temporaries`]
     Sweep,
+    /// [`Store::confirm`]
+    Confirm,
 }
 
 type Log = Arc<Mutex<Vec<(Operation, String)>>>;
@@ -115,6 +117,11 @@ impl<S: Store> Store for RecordingStore<S> {
     fn sweep_temporaries(&self, prefix: &str, older_than: Duration) -> Result<u64, StoreError> {
         self.note(Operation::Sweep, prefix);
         self.inner.sweep_temporaries(prefix, older_than)
+    }
+
+    fn confirm(&self, key: &Key) -> Result<(), StoreError> {
+        self.note(Operation::Confirm, key.as_str());
+        self.inner.confirm(key)
     }
 
     fn location(&self) -> String {

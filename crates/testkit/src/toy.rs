@@ -231,6 +231,28 @@ impl Engine for ToyEngine {
         CONTROL_FILE
     }
 
+    /// As PostgreSQL does it: an empty file `<name>.ready` for each.
+    fn waiting_logs(&self, directory: &Path) -> Result<Vec<LogFile>, EngineError> {
+        let failed = |error| EngineError::new(ToyError::Io(error));
+        let mut files = Vec::new();
+        match fs::read_dir(directory.join("pg_wal/archive_status")) {
+            Ok(entries) => {
+                for entry in entries {
+                    let name = entry.map_err(failed)?.file_name();
+                    let stem = name.to_str().and_then(|name| name.strip_suffix(".ready"));
+                    files.extend(stem.and_then(|stem| stem.parse::<LogFile>().ok()));
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(failed(error)),
+        }
+        Ok(files)
+    }
+
+    fn log_directory(&self) -> &'static str {
+        "pg_wal"
+    }
+
     fn configure_recovery(
         &self,
         directory: &Path,

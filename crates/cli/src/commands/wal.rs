@@ -1,7 +1,7 @@
 //! `lifeboat wal`
 
 use crate::app::App;
-use crate::commands::{wal_get, wal_list, wal_prefetch, wal_push, wal_recovered};
+use crate::commands::{wal_get, wal_list, wal_prefetch, wal_push, wal_pusher, wal_recovered};
 use crate::error::CliError;
 use crate::exit::Outcome;
 
@@ -20,6 +20,8 @@ enum Command {
     #[command(hide = true)]
     Prefetch(wal_prefetch::Args),
     #[command(hide = true)]
+    Pusher(wal_pusher::Args),
+    #[command(hide = true)]
     Recovered(wal_recovered::Args),
 }
 
@@ -29,6 +31,7 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<Outcome, CliError> {
         Command::Get(args) => wal_get::run(app, args),
         Command::List(args) => wal_list::run(app, args),
         Command::Prefetch(args) => wal_prefetch::run(app, args),
+        Command::Pusher(args) => wal_pusher::run(app, args),
         Command::Recovered(args) => wal_recovered::run(app, args),
     }
 }

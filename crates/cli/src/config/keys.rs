@@ -52,6 +52,12 @@ keys! {
         "Share of the data that a backup compares by hashes although the server says that it did not change: with `1/14`, fourteen backups look at everything once.";
     RESTORE_JOBS = "restore.jobs", "", "8",
         "Threads of a restore [default: one per processor].";
+    WAL_PUSH = "wal.push", "async", "sync",
+        "How `wal push` works: `async` has a background process look ahead and push in parallel, `sync` pushes each file by itself.";
+    WAL_PUSH_JOBS = "wal.push-jobs", "", "4",
+        "Threads of the background process [default: one per processor, at most 4].";
+    WAL_PUSH_TIMEOUT = "wal.push-timeout", "60s", "2m",
+        "How long one `wal push` waits for the background process before it tells PostgreSQL to try again.";
     WAL_PREFETCH = "wal.prefetch", "16", "64",
         "How many WAL segments `lifeboat wal get` fetches ahead of a recovering server, at most; they lie in `lifeboat.prefetch` in its data directory until the server asks for them. 0 turns it off.";
     WAL_PREFETCH_JOBS = "wal.prefetch-jobs", "", "4",

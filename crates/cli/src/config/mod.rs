@@ -47,18 +47,24 @@ pub(crate) fn locate(flag: Option<&Path>) -> Option<PathBuf> {
     Some(std::path::absolute(&found).unwrap_or(found))
 }
 
-/// Reads the configuration and what `--set` adds to it.
-pub(crate) fn load(flag: Option<&Path>, sets: &[String]) -> Result<Settings, ConfigError> {
-    let file = locate(flag);
-    let mut raw = match &file {
+/// What was written: in the file, and by `--set`.
+pub(crate) fn read(file: Option<&Path>, sets: &[String]) -> Result<Raw, ConfigError> {
+    let mut raw = match file {
         Some(path) => {
             let text = std::fs::read_to_string(path)
-                .map_err(|source| ConfigError::Read { path: path.clone(), source })?;
+                .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
             Raw::parse(&text, path)?
         }
         None => Raw::default(),
     };
     sets.iter().try_for_each(|assignment| raw.set(assignment))?;
+    Ok(raw)
+}
+
+/// Reads the configuration and what `--set` adds to it.
+pub(crate) fn load(flag: Option<&Path>, sets: &[String]) -> Result<Settings, ConfigError> {
+    let file = locate(flag);
+    let raw = read(file.as_deref(), sets)?;
     // Whoever needs more than defaults asks for the repository's address, and is told then.
     let place = std::path::absolute(PLACES[0]).unwrap_or_default();
     Settings::check(&raw, file.as_deref().unwrap_or(&place), file.is_some())

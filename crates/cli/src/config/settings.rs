@@ -20,7 +20,7 @@ pub(crate) struct Settings {
     /// The file, absolute; a place where it could be when everything came by `--set`.
     pub file: PathBuf,
     /// Whether there is a file.
-    found: bool,
+    pub found: bool,
     /// Name of the cluster.
     pub cluster: ClusterName,
     /// How to connect; empty leaves all to the environment.
@@ -43,6 +43,12 @@ pub(crate) struct Settings {
     pub backup_jobs: usize,
     /// Threads of a restore.
     pub restore_jobs: usize,
+    /// Whether WAL is pushed in the background.
+    pub push_in_background: bool,
+    /// Threads of the background process.
+    pub push_jobs: usize,
+    /// How long one push waits for it.
+    pub push_timeout: Duration,
     /// How long to wait for a segment.
     pub archive_timeout: Duration,
     /// Fetch so many segments ahead of recovery, at most.
@@ -80,6 +86,10 @@ impl Settings {
             passphrase_command: text(&keys::PASSPHRASE_COMMAND).filter(|text| !text.is_empty()),
             backup_jobs: jobs(&keys::JOBS, processors.min(4))?,
             restore_jobs: jobs(&keys::RESTORE_JOBS, processors)?,
+            push_in_background: parsed(raw, &keys::WAL_PUSH, push_mode)?.unwrap_or(true),
+            push_jobs: jobs(&keys::WAL_PUSH_JOBS, processors.min(4))?,
+            push_timeout: parsed(raw, &keys::WAL_PUSH_TIMEOUT, duration)?
+                .unwrap_or(Duration::from_secs(60)),
             archive_timeout: parsed(raw, &keys::ARCHIVE_TIMEOUT, duration)?
                 .unwrap_or(Duration::from_secs(60)),
             wal_prefetch: parsed(raw, &keys::WAL_PREFETCH, segments)?.unwrap_or(PREFETCH_SEGMENTS),
@@ -136,6 +146,15 @@ fn name(text: &str) -> Result<ClusterName, String> {
 fn compression(text: &str) -> Result<Compression, String> {
     text.parse()
         .map_err(|_| format!("cannot be `{text}`: it is auto, zstd:1 to zstd:19, lz4 or none"))
+}
+
+/// Reads whether to push in the background.
+pub(crate) fn push_mode(text: &str) -> Result<bool, String> {
+    match text {
+        "async" => Ok(true),
+        "sync" => Ok(false),
+        _ => Err(format!("cannot be `{text}`: it is async or sync")),
+    }
 }
 
 /// Reads a number of threads.

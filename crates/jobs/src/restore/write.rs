@@ -24,6 +24,7 @@ use super::tablespaces::{MappedTablespace, map_tablespaces};
 use super::{DeltaReport, RESTORING_MARK, RestorePlan, RestoreReport, RestoreRequest, delta};
 use crate::facts::{BackupFacts, StoredFile};
 use crate::ports::Ports;
+use crate::wal::push::spool::Spool;
 use crate::wal::state::RECOVERY_VERSION;
 use crate::wal::{RECOVERY_KEY_FILE, RecoveryState};
 
@@ -272,6 +273,9 @@ impl<'a> Writing<'a> {
     }
 
     fn recovery(&self, plan: &RestorePlan) -> Result<(), RestoreError> {
+        // What was acknowledged of the files that lay here before says nothing of those that will.
+        let spool = Spool::of(&self.into);
+        spool.clear().map_err(|source| failed("clear", spool.directory(), source))?;
         let standby = self.request.mode == RecoveryMode::Standby;
         let end = plan.timelines.last().copied();
         let state = RecoveryState {

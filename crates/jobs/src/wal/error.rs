@@ -2,10 +2,18 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use lifeboat_engine::{EngineError, LogNameError, SystemId};
 use lifeboat_repo::RepoError;
 use lifeboat_units::{Code, Explain, Retry};
+
+use super::push::note::ErrorNote;
+
+/// What another process said of its error's causes.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Said(pub String);
 
 /// A file of the log was not archived.
 #[derive(Debug, thiserror::Error)]
@@ -83,6 +91,28 @@ pub enum PushError {
         /// Keyed digest of what was offered.
         offered: String,
     },
+    /// The file was written to while it was read.
+    #[error("`{}` is written to while it is archived", path.display())]
+    Changing {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The background pusher failed on this file; this is what it said.
+    #[error("{}", note.message)]
+    Background {
+        /// What it said.
+        note: ErrorNote,
+        /// Its causes, in one line.
+        source: Said,
+    },
+    /// The background pusher did not answer in time. Nothing is lost: the server asks again.
+    #[error("`{file}` is not archived after {} s; the background pusher is still at work", waited.as_secs())]
+    NoAnswer {
+        /// The file's name.
+        file: String,
+        /// How long the call waited.
+        waited: Duration,
+    },
     /// The repository failed.
     #[error("cannot archive `{file}`")]
     Repo {
@@ -104,13 +134,19 @@ impl Explain for PushError {
             Self::Identity { .. } => "LB-WAL-006",
             Self::Foreign { .. } => "LB-WAL-007",
             Self::OtherSystem { .. } => "LB-WAL-008",
+            Self::Changing { .. } => "LB-WAL-016",
+            Self::NoAnswer { .. } => "LB-WAL-017",
+            Self::Background { note, .. } => return note.code(),
             Self::Repo { source, .. } => return source.code(),
         })
     }
 
     fn retry(&self) -> Retry {
         match self {
-            Self::Read { .. } => Retry::Later,
+            Self::Read { .. }
+            | Self::Changing { .. }
+            | Self::NoAnswer { .. }
+            | Self::Background { .. } => Retry::Later,
             Self::Identity { source, .. } => source.retry(),
             Self::Repo { source, .. } => source.retry(),
             Self::Name { .. }
@@ -131,6 +167,12 @@ impl Explain for PushError {
                 "is a second primary, or a test restore, archiving to this cluster's name?"
             }
             Self::TooLarge { .. } => return None, // the message says it
+            Self::Changing { .. } => "the server finished this file: who writes to it?",
+            Self::NoAnswer { .. } => {
+                "the repository is slow or hangs; `lifeboat.spool/log` in the data directory tells \
+                 what the pusher did, and wal.push-timeout how long a call waits"
+            }
+            Self::Background { note, .. } => return note.help.clone(),
             Self::NoSegment { source, .. } => return source.help(),
             Self::Identity { .. } => "run it in the data directory, as the server does",
             Self::Foreign { .. } => "this segment was put there by hand; it cannot be replayed",

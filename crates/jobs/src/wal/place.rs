@@ -16,7 +16,7 @@ pub(crate) fn place(system: SystemId, file: LogFile) -> LogPlace {
 /// above the log directory and the current one are the same. Of a path by hand the directory
 /// above tells more; where the log directory is a link it tells nothing, and the current
 /// directory is taken.
-pub(super) fn data_directory(engine: &dyn Engine, path: &Path) -> PathBuf {
+pub fn data_directory(engine: &dyn Engine, path: &Path) -> PathBuf {
     let above = path.parent().and_then(Path::parent);
     let above = above.map(|a| if a.as_os_str().is_empty() { Path::new(".") } else { a });
     match above {

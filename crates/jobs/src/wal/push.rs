@@ -1,14 +1,34 @@
-//! Archives one file of the log.
+//! Archives files of the log: one in this process, or many in the background.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`client`] | one call of `archive_command`: answers from the spool, or waits for it |
+//! | [`pusher`] | the background pusher |
+//! | [`spool`], [`ack`], [`note`] | what passes from one to the other |
+//! | [`order`] | what to push next, what is stale |
+//! | [`batch`] | many files behind one barrier |
+
+pub mod ack;
+pub mod client;
+pub mod note;
+pub mod order;
+pub mod pusher;
+pub mod spool;
+
+mod batch;
 
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use lifeboat_engine::{EngineError, LogFile, SegmentName, SegmentNo, SegmentSize, SystemId};
-use lifeboat_repo::{Compression, PushOutcome, RepoError};
+use lifeboat_repo::{Compression, LogPlace, PushOutcome, RepoError};
 use lifeboat_units::{ByteCount, Timestamp};
 use serde::Serialize;
 
+use self::ack::FileStamp;
 use super::error::PushError;
 use super::place::{data_directory, place};
 use crate::facts::{ArchivedFacts, BackupFacts};
@@ -24,7 +44,7 @@ pub struct PushSettings {
     pub compression: Compression,
 }
 
-/// What became of a file that was to be archived. Both are success: the file is durable.
+/// What became of a file that was to be archived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Pushed {
@@ -32,6 +52,8 @@ pub enum Pushed {
     Stored,
     /// It was stored before, with the same content.
     AlreadyThere,
+    /// It was given up, because the backlog was over the limit that the operator set.
+    GivenUp,
 }
 
 /// What was archived.
@@ -47,7 +69,7 @@ pub struct PushReport {
     pub stored_bytes: ByteCount,
 }
 
-/// Archives one file of the log, for `archive_command`.
+/// Archives one file of the log, for `archive_command`, in this process.
 ///
 /// - `path` as the server gives it in `%p`: relative to the data directory, which is the current
 ///   one, or absolute.
@@ -63,46 +85,80 @@ pub fn push(
     settings: &PushSettings,
     path: &Path,
 ) -> Result<PushReport, PushError> {
-    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let file: LogFile =
-        name.parse().map_err(|source| PushError::Name { name: name.clone(), source })?;
-    let (content, written_at) = read_file(path)?;
-    let local = local_system(ports, path);
-    let (system, segment) = origin(ports, file, &content, local)?;
-    let failed = |source| PushError::Repo { file: name.clone(), source };
-    check_system(ports, file, system, segment)?;
-    let facts = ArchivedFacts { written_at, ..facts(ports, file, system, segment, &content) };
+    let mut content = Vec::new();
+    let offer = offer(ports, path, &Admitted::default(), &mut content)?;
+    let name = offer.file.to_string();
     let outcome = ports
         .cluster
         .push_log(
-            &place(system, file),
+            &offer.place,
             &content,
             settings.compression,
             ports.clock.now(),
-            serde_json::to_value(&facts).expect("facts always serialise"),
+            offer.facts_as_json(),
         )
-        .map_err(failed)?;
+        .map_err(|source| PushError::Repo { file: name.clone(), source })?;
     let size_bytes = ByteCount(content.len() as u64);
-    let report = |outcome, stored| PushReport {
-        file: name.clone(),
-        outcome,
-        size_bytes,
-        stored_bytes: ByteCount(stored),
-    };
+    let (outcome, stored) = settle(&name, outcome)?;
+    Ok(PushReport { file: name, outcome, size_bytes, stored_bytes: ByteCount(stored) })
+}
+
+/// What the repository's outcome means to a server, and how much it added.
+fn settle(file: &str, outcome: PushOutcome) -> Result<(Pushed, u64), PushError> {
     match outcome {
-        PushOutcome::Stored { stored_bytes } => Ok(report(Pushed::Stored, stored_bytes)),
-        PushOutcome::AlreadyThere => Ok(report(Pushed::AlreadyThere, 0)),
+        PushOutcome::Stored { stored_bytes } => Ok((Pushed::Stored, stored_bytes)),
+        PushOutcome::AlreadyThere => Ok((Pushed::AlreadyThere, 0)),
         PushOutcome::Different { archived, offered } => {
-            Err(PushError::Diverged { file: name.clone(), archived, offered })
+            Err(PushError::Diverged { file: file.to_owned(), archived, offered })
         }
     }
 }
 
-/// The content, and when it was last written. The time is read first: what is written later is
-/// not vouched for.
-fn read_file(path: &Path) -> Result<(Vec<u8>, Option<Timestamp>), PushError> {
+/// A file that was read and may be stored; its content lies beside it.
+struct Offer {
+    file: LogFile,
+    system: SystemId,
+    place: LogPlace,
+    stamp: FileStamp,
+    facts: ArchivedFacts,
+}
+
+impl Offer {
+    fn facts_as_json(&self) -> serde_json::Value {
+        serde_json::to_value(&self.facts).expect("facts always serialise")
+    }
+}
+
+/// Reads a file into `content` and looks whether it may be stored.
+fn offer(
+    ports: &Ports<'_>,
+    path: &Path,
+    admitted: &Admitted,
+    content: &mut Vec<u8>,
+) -> Result<Offer, PushError> {
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let file: LogFile =
+        name.parse().map_err(|source| PushError::Name { name: name.clone(), source })?;
+    let (stamp, written_at) = read_file(path, content)?;
+    let local = local_system(ports, path);
+    let (system, segment) = origin(ports, file, content, local)?;
+    if !admitted.covers(system, ports.clock.monotonic()) {
+        check_system(ports, file, system, segment)?;
+        admitted.note(system, ports.clock.monotonic());
+    }
+    let facts = ArchivedFacts { written_at, ..facts(ports, file, system, segment, content) };
+    Ok(Offer { file, system, place: place(system, file), stamp, facts })
+}
+
+/// Replaces `content` by the file's, and says by what the file is known and when it was last
+/// written. A file that is written to meanwhile is refused: what was read may be neither the old
+/// nor the new.
+fn read_file(
+    path: &Path,
+    content: &mut Vec<u8>,
+) -> Result<(FileStamp, Option<Timestamp>), PushError> {
     let failed = |source| PushError::Read { path: path.to_owned(), source };
-    let file = File::open(path).map_err(failed)?;
+    let mut file = File::open(path).map_err(failed)?;
     let data = file.metadata().map_err(failed)?;
     let size_bytes = data.len();
     let written_at = data.modified().ok().and_then(|at| Timestamp::try_from(at).ok());
@@ -110,12 +166,37 @@ fn read_file(path: &Path) -> Result<(Vec<u8>, Option<Timestamp>), PushError> {
     if size_bytes > FILE_BYTES_MAX {
         return Err(too_large(size_bytes));
     }
-    let mut content = Vec::with_capacity(size_bytes as usize + 1);
-    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut content).map_err(failed)?;
+    content.clear();
+    content.reserve(size_bytes as usize + 1);
+    (&mut file).take(FILE_BYTES_MAX + 1).read_to_end(content).map_err(failed)?;
     if content.len() as u64 > FILE_BYTES_MAX {
         return Err(too_large(content.len() as u64));
     }
-    Ok((content, written_at))
+    let stamp = FileStamp::of(&data);
+    let after = FileStamp::of(&file.metadata().map_err(failed)?);
+    if after.size_bytes != content.len() as u64 || after.modified != stamp.modified {
+        return Err(PushError::Changing { path: path.to_owned() });
+    }
+    Ok((stamp, written_at))
+}
+
+/// Systems that were let in a short while ago, so that a process that pushes many files need not
+/// look at the backups for each.
+#[derive(Debug, Default)]
+struct Admitted(Mutex<Option<(SystemId, Duration)>>);
+
+impl Admitted {
+    /// How long a look holds.
+    const HOLDS: Duration = Duration::from_secs(30);
+
+    fn covers(&self, system: SystemId, now: Duration) -> bool {
+        let last = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        last.is_some_and(|(known, at)| known == system && now.saturating_sub(at) < Self::HOLDS)
+    }
+
+    fn note(&self, system: SystemId, now: Duration) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((system, now));
+    }
 }
 
 fn local_system(ports: &Ports<'_>, path: &Path) -> Result<SystemId, EngineError> {

@@ -170,6 +170,7 @@ fn files_of_the_running_server_and_of_restores_stay_behind() {
             "lifeboat.recovery",
             "lifeboat.recovery.key",
             "lifeboat.restoring",
+            "lifeboat.spool/000000010000000000000001.ack",
             ".s.PGSQL.5432.lock",
             "pg_hba.conf",
         ],

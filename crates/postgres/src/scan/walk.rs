@@ -39,6 +39,7 @@ const LEFT_OUT: &[&str] = &[
     "lifeboat.recovery.key",
     "lifeboat.restoring",
     "lifeboat.set-aside",
+    "lifeboat.spool",
     "postgresql.auto.conf.tmp",
     "postmaster.opts",
     "postmaster.pid",

@@ -1,0 +1,339 @@
+//! The background pusher, with a toy server whose archiver removes what it was told is archived.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use lifeboat_engine::{LogFacts, LogFile};
+use lifeboat_jobs::wal::push::ack::Target;
+use lifeboat_jobs::wal::push::client::{Answer, Call};
+use lifeboat_jobs::wal::push::note::ErrorNote;
+use lifeboat_jobs::wal::push::pusher::{Pusher, PusherSettings, Work};
+use lifeboat_jobs::wal::push::spool::Spool;
+use lifeboat_jobs::wal::{PushError, PushSettings};
+use lifeboat_repo::Cluster;
+use lifeboat_store::MemoryStore;
+use lifeboat_testkit::{Fault, FaultyStore, Schedule, SimClock, ToyEngine, toy};
+use lifeboat_units::{Cancel, Clock};
+use proptest::prelude::*;
+
+mod history_support;
+
+use history_support::{PAGE, SYSTEM, World};
+
+/// A server's directory: its segments and its archiver's notes.
+struct Server {
+    home: tempfile::TempDir,
+    next: u64,
+    /// What was told to be archived, with the content it had.
+    told: BTreeMap<LogFile, Vec<u8>>,
+}
+
+impl Server {
+    fn new() -> Self {
+        let home = tempfile::tempdir().unwrap();
+        toy::data_directory(home.path(), &toy::identity(SYSTEM, PAGE)).unwrap();
+        fs::create_dir(home.path().join("pg_wal/archive_status")).unwrap();
+        let server = Self { home, next: 1, told: BTreeMap::new() };
+        server.spool().create().unwrap();
+        server
+    }
+
+    fn spool(&self) -> Spool {
+        Spool::of(self.home.path())
+    }
+
+    fn path(&self, file: LogFile) -> PathBuf {
+        self.home.path().join("pg_wal").join(file.to_string())
+    }
+
+    fn ready(&self, file: LogFile) -> PathBuf {
+        self.home.path().join(format!("pg_wal/archive_status/{file}.ready"))
+    }
+
+    fn finish(&mut self) -> LogFile {
+        let name = toy::segment_name(1, self.next);
+        let file = LogFile::Segment(name);
+        self.next += 1;
+        fs::write(self.path(file), toy::segment(SYSTEM, name, &LogFacts::default())).unwrap();
+        fs::write(self.ready(file), "").unwrap();
+        file
+    }
+
+    /// One call of the archiver for the oldest file; true when it was told that it is archived.
+    /// What was archived is removed at once, as a busy server does.
+    fn archive(&mut self, target: Target, clock: &SimClock) -> Option<Result<Answer, PushError>> {
+        let mut waiting = lifeboat_engine::Engine::waiting_logs(&ToyEngine, self.home.path()).unwrap();
+        waiting.sort();
+        let file = *waiting.first()?;
+        let path = self.path(file);
+        let answer = call(self.home.path(), &path, target, clock);
+        if matches!(answer, Ok(Answer::Acknowledged(_))) {
+            self.told.insert(file, fs::read(&path).unwrap());
+            fs::remove_file(self.ready(file)).unwrap();
+            fs::remove_file(path).unwrap();
+        }
+        Some(answer)
+    }
+}
+
+/// A call that waits for nobody.
+fn call(
+    directory: &Path,
+    path: &Path,
+    target: Target,
+    clock: &SimClock,
+) -> Result<Answer, PushError> {
+    let call = Call {
+        engine: &ToyEngine,
+        clock,
+        cancel: &Cancel::default(),
+        directory,
+        path,
+        target,
+        timeout: Duration::ZERO,
+    };
+    call.run(&mut |_, _| Ok(()))
+}
+
+fn target() -> Target {
+    Target::of("memory", "main")
+}
+
+/// Runs one pusher for so many rounds, letting a second pass after each.
+fn rounds(
+    directory: &Path,
+    clock: &SimClock,
+    connect: &(dyn Fn() -> Result<Cluster, ErrorNote> + Sync),
+    target: Target,
+    mut each: impl FnMut(&Work<'_>) -> bool,
+) {
+    let cancel = Cancel::default();
+    let work = Work::new(Pusher {
+        directory,
+        engine: &ToyEngine,
+        clock,
+        cancel: &cancel,
+        connect,
+        log: &|_| {},
+        settings: PusherSettings {
+            push: PushSettings::default(),
+            jobs: 2,
+            idle: Duration::from_secs(1),
+            target,
+        },
+    });
+    while each(&work) {
+        clock.sleep(Duration::from_secs(1));
+    }
+}
+
+/// Every file that the server was told is archived is in the repository, and equal.
+fn all_is_there(server: &Server, world: &World) {
+    for (file, content) in &server.told {
+        let (_, stored) = world.cluster.read_log(&toy::place(SYSTEM, *file)).unwrap();
+        assert!(stored == *content, "{file} is not what was archived");
+    }
+}
+
+#[test]
+fn what_waits_is_pushed_ahead_and_acknowledged_once() {
+    let (world, mut server) = (World::new(), Server::new());
+    for _ in 0..20 {
+        server.finish();
+    }
+    let connect = || Ok(world.cluster.clone());
+    let clock = world.clock.clone();
+    let directory = server.home.path().to_owned();
+    rounds(&directory, &clock, &connect, target(), |work| work.round().unwrap() > 0);
+    assert_eq!(server.spool().list().unwrap().acks.len(), 20);
+    for _ in 0..20 {
+        assert!(matches!(server.archive(target(), &clock), Some(Ok(Answer::Acknowledged(_)))));
+    }
+    all_is_there(&server, &world);
+    // Without their notes the acknowledgements are stale.
+    rounds(&directory, &clock, &connect, target(), |work| work.round().unwrap() > 0);
+    assert_eq!(server.spool().list().unwrap(), Default::default());
+}
+
+#[test]
+fn an_acknowledgement_of_another_file_or_target_is_removed_and_the_file_pushed_anew() {
+    let (world, mut server) = (World::new(), Server::new());
+    let clock = world.clock.clone();
+    let directory = server.home.path().to_owned();
+    let connect = || Ok(world.cluster.clone());
+    let file = server.finish();
+    rounds(&directory, &clock, &connect, target(), |work| work.round().unwrap() > 0);
+    let other = Target::of("elsewhere", "main");
+    assert!(server.spool().answer(&server.path(file), other).is_none());
+    assert!(server.spool().answer(&server.path(file), target()).is_some());
+    // Another file of the same name: the same bytes, written anew.
+    let bytes = fs::read(server.path(file)).unwrap();
+    fs::remove_file(server.path(file)).unwrap();
+    fs::write(server.path(file), bytes).unwrap();
+    assert!(server.spool().answer(&server.path(file), target()).is_none());
+    let answer = server.archive(target(), &clock).unwrap();
+    assert!(matches!(answer, Err(PushError::NoAnswer { .. })), "{answer:?}");
+    assert!(server.spool().list().unwrap().acks.is_empty(), "what does not count is removed");
+    rounds(&directory, &clock, &connect, target(), |work| work.round().unwrap() > 0);
+    assert!(matches!(server.archive(target(), &clock), Some(Ok(Answer::Acknowledged(_)))));
+    all_is_there(&server, &world);
+}
+
+#[test]
+fn an_error_is_told_to_the_call_that_waits_and_all_others_go_on() {
+    let (world, mut server) = (World::new(), Server::new());
+    let clock = world.clock.clone();
+    let directory = server.home.path().to_owned();
+    let connect = || Ok(world.cluster.clone());
+    let files: Vec<_> = (0..6).map(|_| server.finish()).collect();
+    // Another content is archived under the first name.
+    let name = toy::segment_name(1, 1);
+    let taken = toy::segment(SYSTEM, name, &LogFacts { commits: 9, ..LogFacts::default() });
+    let place = toy::place(SYSTEM, files[0]);
+    let facts = serde_json::Value::Null;
+    world
+        .cluster
+        .push_log(&place, &taken, Default::default(), clock.now(), facts)
+        .unwrap();
+    rounds(&directory, &clock, &connect, target(), |work| work.round().unwrap() > 0);
+    let listing = server.spool().list().unwrap();
+    assert_eq!((listing.acks.len(), listing.notes.clone()), (5, vec![files[0]]));
+    // The call forgives, so that the pusher tries at once, and is told what it says then.
+    let answer = server.archive(target(), &clock).unwrap();
+    assert!(matches!(answer, Err(PushError::NoAnswer { .. })), "{answer:?}");
+    assert!(server.spool().list().unwrap().notes.is_empty());
+    let tried = Mutex::new(0);
+    rounds(&directory, &clock, &connect, target(), |work| {
+        *tried.lock().unwrap() += work.round().unwrap();
+        false
+    });
+    assert_eq!(*tried.lock().unwrap(), 1);
+    let note = server.spool().note(files[0]).unwrap();
+    assert_eq!(note.code().0, "LB-WAL-002");
+}
+
+#[test]
+fn a_call_for_a_file_that_no_server_announced_is_left_to_the_foreground() {
+    let (world, mut server) = (World::new(), Server::new());
+    let file = server.finish();
+    fs::remove_file(server.ready(file)).unwrap();
+    let answer = call(server.home.path(), &server.path(file), target(), &world.clock);
+    assert_eq!(answer.unwrap(), Answer::NotAnnounced);
+}
+
+#[test]
+fn a_spool_that_cannot_be_written_to_or_pushers_that_die_leave_it_to_the_foreground() {
+    let (world, mut server) = (World::new(), Server::new());
+    let file = server.finish();
+    let path = server.path(file);
+    let mut starts = 0;
+    let call = Call {
+        engine: &ToyEngine,
+        clock: &world.clock,
+        cancel: &Cancel::default(),
+        directory: server.home.path(),
+        path: &path,
+        target: target(),
+        timeout: Duration::from_secs(60),
+    };
+    let answer = call.run(&mut |_, _| {
+        starts += 1;
+        Ok(())
+    });
+    assert!(matches!(answer, Ok(Answer::Unusable(_))), "{answer:?}");
+    assert_eq!(starts, 2);
+    server.spool().clear().unwrap();
+    fs::write(server.spool().directory(), "a file").unwrap();
+    let answer = call.run(&mut |_, _| panic!("nothing can be started"));
+    assert!(matches!(answer, Ok(Answer::Unusable(_))), "{answer:?}");
+}
+
+/// What happens next in a history.
+#[derive(Debug, Clone)]
+enum Step {
+    Finish,
+    Archive,
+    Round,
+    /// A pusher that is killed at this call of the store.
+    Killed(u64, usize),
+    /// The store fails at this call and works again afterwards.
+    Fails(u64, usize),
+    /// The pusher is killed after the store, before it wrote these acknowledgements.
+    LosesSpool,
+    /// An acknowledgement is torn.
+    Tears(usize),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => Just(Step::Finish),
+        4 => Just(Step::Archive),
+        2 => Just(Step::Round),
+        2 => (0..40u64, 0..Fault::ALL.len()).prop_map(|(at, fault)| Step::Killed(at, fault)),
+        2 => (0..40u64, 0..Fault::ALL.len()).prop_map(|(at, fault)| Step::Fails(at, fault)),
+        1 => Just(Step::LosesSpool),
+        1 => (0..200usize).prop_map(Step::Tears),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+
+    /// Law: what the server was told is archived is in the repository and equal, whatever fails
+    /// and whoever is killed; and when all works again, everything gets there.
+    #[test]
+    fn a_server_never_loses_a_segment_that_is_not_stored(steps in prop::collection::vec(step(), 1..40)) {
+        let (world, mut server) = (World::new(), Server::new());
+        let clock = world.clock.clone();
+        let directory = server.home.path().to_owned();
+        for step in steps {
+            match step {
+                Step::Finish => drop(server.finish()),
+                Step::Archive => drop(server.archive(target(), &clock)),
+                Step::Round => {
+                    let connect = || Ok(world.cluster.clone());
+                    rounds(&directory, &clock, &connect, target(), |work| {
+                        work.round().unwrap();
+                        false
+                    });
+                }
+                Step::Killed(at, fault) | Step::Fails(at, fault) => {
+                    let faulty: FaultyStore<MemoryStore> =
+                        FaultyStore::new(world.store.clone(), Schedule::At(at, Fault::ALL[fault]));
+                    let connect = || {
+                        let reopened = toy::reopen(&world.cluster, Arc::new(faulty.clone()));
+                        reopened.map_err(|error| ErrorNote::of(&error))
+                    };
+                    let mut left = if matches!(step, Step::Killed(..)) { 1 } else { 3 };
+                    rounds(&directory, &clock, &connect, target(), |work| {
+                        work.round().unwrap();
+                        left -= 1;
+                        left > 0
+                    });
+                }
+                Step::LosesSpool => {
+                    server.spool().clear().unwrap();
+                    server.spool().create().unwrap();
+                }
+                Step::Tears(keep) => {
+                    if let Some(file) = server.spool().list().unwrap().acks.first() {
+                        let path = server.spool().directory().join(format!("{file}.ack"));
+                        let bytes = fs::read(&path).unwrap();
+                        fs::write(&path, &bytes[..keep.min(bytes.len() - 1)]).unwrap();
+                    }
+                }
+            }
+            all_is_there(&server, &world);
+        }
+        let connect = || Ok(world.cluster.clone());
+        for _ in 0..server.next {
+            rounds(&directory, &clock, &connect, target(), |work| work.round().unwrap() > 0);
+            server.archive(target(), &clock);
+        }
+        all_is_there(&server, &world);
+        prop_assert_eq!(server.told.len() as u64, server.next - 1);
+    }
+}
