@@ -340,8 +340,8 @@ mod tests {
             (5, Fault::Die, Operation::BatchCommit, vec!["0"]),
             (5, Fault::DieAfter, Operation::BatchCommit, vec!["0", "1", "2", "3"]),
             // The delete at the end.
-            (10, Fault::ErrorBefore, Operation::Delete, vec!["0", "1", "2", "3"]),
-            (10, Fault::ErrorAfter, Operation::Delete, vec!["1", "2", "3"]),
+            (11, Fault::ErrorBefore, Operation::Delete, vec!["0", "1", "2", "3"]),
+            (11, Fault::ErrorAfter, Operation::Delete, vec!["1", "2", "3"]),
         ];
         for (call, fault, operation, expected) in cases {
             let store = FaultyStore::new(MemoryStore::new(), Schedule::At(call, fault));
