@@ -65,7 +65,8 @@ impl Server {
     /// One call of the archiver for the oldest file; true when it was told that it is archived.
     /// What was archived is removed at once, as a busy server does.
     fn archive(&mut self, target: Target, clock: &SimClock) -> Option<Result<Answer, PushError>> {
-        let mut waiting = lifeboat_engine::Engine::waiting_logs(&ToyEngine, self.home.path()).unwrap();
+        let mut waiting =
+            lifeboat_engine::Engine::waiting_logs(&ToyEngine, self.home.path()).unwrap();
         waiting.sort();
         let file = *waiting.first()?;
         let path = self.path(file);
@@ -194,10 +195,7 @@ fn an_error_is_told_to_the_call_that_waits_and_all_others_go_on() {
     let taken = toy::segment(SYSTEM, name, &LogFacts { commits: 9, ..LogFacts::default() });
     let place = toy::place(SYSTEM, files[0]);
     let facts = serde_json::Value::Null;
-    world
-        .cluster
-        .push_log(&place, &taken, Default::default(), clock.now(), facts)
-        .unwrap();
+    world.cluster.push_log(&place, &taken, Default::default(), clock.now(), facts).unwrap();
     rounds(&directory, &clock, &connect, target(), |work| work.round().unwrap() > 0);
     let listing = server.spool().list().unwrap();
     assert_eq!((listing.acks.len(), listing.notes.clone()), (5, vec![files[0]]));
