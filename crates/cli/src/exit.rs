@@ -89,7 +89,7 @@ pub(crate) const TABLE: &[Row] = &[
     Row {
         number: 20,
         meaning: "the database cannot be reached",
-        codes: &["LB-PG-020", "LB-PG-021", "LB-PG-022", "LB-PG-036"],
+        codes: &["LB-PG-020", "LB-PG-021", "LB-PG-022", "LB-PG-036", "LB-PG-039"],
     },
     Row {
         number: 126,

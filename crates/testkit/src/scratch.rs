@@ -6,6 +6,7 @@
 use std::env;
 use std::fs::{self, File, Permissions};
 use std::io::Write;
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -18,9 +19,6 @@ use lifeboat_postgres::live::conninfo::{Conninfo, quote};
 use postgres::{Client, NoTls, SimpleQueryMessage};
 
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// What a server leaves beside its socket.
-const LOCK: &str = ".s.PGSQL.5432.lock";
 
 /// Where the machine's tools for tests are, unless `LIFEBOAT_TOOLS` says otherwise.
 const TOOLS: &str = "/var/cache/lifeboat-tools";
@@ -62,6 +60,7 @@ pub struct ScratchBuilder {
     major: u32,
     checksums: bool,
     wal_segment_mib: Option<u32>,
+    port: u16,
     settings: Vec<(String, String)>,
 }
 
@@ -69,6 +68,15 @@ impl ScratchBuilder {
     /// Major version of the server to be.
     pub fn major(&self) -> u32 {
         self.major
+    }
+
+    /// Listens on 127.0.0.1 too, at a port that is free now.
+    #[must_use]
+    pub fn tcp(mut self) -> Self {
+        let free = TcpListener::bind(("127.0.0.1", 0)).and_then(|listener| listener.local_addr());
+        self.port = free.expect("a port is free").port();
+        let port = self.port.to_string();
+        self.setting("listen_addresses", "127.0.0.1").setting("port", &port)
     }
 
     /// Whether pages carry checksums (yes, unless said).
@@ -131,7 +139,7 @@ impl ScratchBuilder {
             settings,
         };
         let cluster = Cluster::init(binaries, &options).expect("initdb works");
-        let server = ScratchServer { home, cluster, account, major: self.major };
+        let server = ScratchServer { home, cluster, account, major: self.major, port: self.port };
         server.start();
         Ok(server)
     }
@@ -143,17 +151,29 @@ pub struct ScratchServer {
     cluster: Cluster,
     account: Account,
     major: u32,
+    port: u16,
 }
 
 impl ScratchServer {
     /// Begins a server of this major version.
     pub fn of(major: u32) -> ScratchBuilder {
-        ScratchBuilder { major, checksums: true, wal_segment_mib: None, settings: Vec::new() }
+        ScratchBuilder {
+            major,
+            checksums: true,
+            wal_segment_mib: None,
+            port: 5432,
+            settings: Vec::new(),
+        }
     }
 
     /// Its major version.
     pub fn major(&self) -> u32 {
         self.major
+    }
+
+    /// Its port, which also names its socket.
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// Its data directory.
@@ -201,7 +221,7 @@ impl ScratchServer {
     /// Connection string for a role.
     pub fn conninfo_as(&self, role: &str) -> String {
         let host = quote(&self.socket_directory().display().to_string());
-        format!("host={host} port=5432 user={} dbname=postgres", quote(role))
+        format!("host={host} port={} user={} dbname=postgres", self.port, quote(role))
     }
 
     /// The same, read.
@@ -266,7 +286,10 @@ impl ScratchServer {
         // In a container without a proper init the dead process keeps its number for ever, and
         // the next start would take it for a running server.
         let sockets = self.socket_directory();
-        let locks = [self.data_directory().join("postmaster.pid"), sockets.join(LOCK)];
+        let locks = [
+            self.data_directory().join("postmaster.pid"),
+            sockets.join(format!(".s.PGSQL.{}.lock", self.port)),
+        ];
         locks.iter().for_each(|lock| drop(fs::remove_file(lock)));
     }
 

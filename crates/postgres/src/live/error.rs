@@ -8,6 +8,7 @@ use postgres::error::SqlState;
 
 use super::privileges;
 use super::replication::WireError;
+use super::tls::TlsError;
 use crate::control::ControlError;
 
 /// Why a connection failed, by whichever client was used.
@@ -51,6 +52,14 @@ pub enum LiveError {
         server: String,
         /// Why.
         source: Cause,
+    },
+    /// No TLS connection.
+    #[error("no TLS connection to PostgreSQL at {server}")]
+    Tls {
+        /// The connection string without the password.
+        server: String,
+        /// Why.
+        source: TlsError,
     },
     /// No server of the kind that target_session_attrs asks for.
     #[error("none of the servers at {server} is of the kind that target_session_attrs asks for")]
@@ -256,6 +265,7 @@ impl Explain for LiveError {
             Self::NoneWanted { .. } => Code("LB-PG-036"),
             Self::TooOld { .. } => Code("LB-PG-037"),
             Self::SlotName { .. } => Code("LB-PG-038"),
+            Self::Tls { .. } => Code("LB-PG-039"),
         }
     }
 
@@ -266,6 +276,7 @@ impl Explain for LiveError {
             | Self::Lost { .. }
             | Self::NoSwitch { .. } => Retry::Later,
             Self::Control { source, .. } => source.retry(),
+            Self::Tls { source, .. } if source.may_pass() => Retry::Later,
             Self::TimelineChanged { .. } => Retry::Later,
             Self::Login { .. }
             | Self::Query { .. }
@@ -280,6 +291,7 @@ impl Explain for LiveError {
             | Self::Answer { .. }
             | Self::TooOld { .. }
             | Self::SlotName { .. }
+            | Self::Tls { .. }
             | Self::Position { .. } => Retry::Never,
         }
     }
@@ -306,6 +318,7 @@ impl Explain for LiveError {
                 "run lifeboat as the owner of the data directory, on the server's own machine"
             }
             Self::Control { source, .. } => return source.help(),
+            Self::Tls { source, .. } => return source.help().map(str::to_owned),
             Self::ForeignDirectory { .. } | Self::StaleDirectory { .. } => {
                 "do the connection and the data directory name the same server, on this machine?"
             }

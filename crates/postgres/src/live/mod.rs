@@ -12,6 +12,7 @@
 //! | [`isolation`] | settings that keep a restored server to itself |
 //! | [`recover`] | starting a restored server and waiting for recovery |
 //! | [`replication`] | the replication protocol: WAL streams, base backups, slots |
+//! | [`tls`] | TLS for both kinds of connection |
 //! | [`error`] | [`error::LiveError`] |
 
 pub mod backup;
@@ -25,3 +26,4 @@ pub mod recover;
 pub mod replication;
 pub mod server;
 pub mod session;
+pub mod tls;

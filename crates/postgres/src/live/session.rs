@@ -1,14 +1,15 @@
 //! Connections with settings that suit a backup.
 
 use lifeboat_units::Timestamp;
-use postgres::config::SslMode;
+use postgres::config::{ChannelBinding, SslMode, SslNegotiation};
 use postgres::error::SqlState;
 use postgres::types::ToSql;
 use postgres::{Client, Config, NoTls, Row};
 
-use super::conninfo::{Conninfo, Endpoint, Host, Wanted};
+use super::conninfo::{Binding, Conninfo, Endpoint, Host, Wanted};
 use super::error::{Cause, LiveError};
 use super::privileges;
+use super::tls::{ClientTls, DriverTls, Encryption, TlsError, attempts};
 
 /// Set in every session: nothing of ours may be cut off by a time limit that was meant for
 /// others, nor find functions of somebody's schema, nor wait for a synchronous standby.
@@ -29,7 +30,7 @@ impl Session {
     pub fn open(conninfo: &Conninfo) -> Result<Self, LiveError> {
         let mut last = None;
         for host in &conninfo.hosts {
-            match config(conninfo, host).connect(NoTls) {
+            match connect(conninfo, host) {
                 Ok(client) => {
                     let mut session = Self::prepare(client)?;
                     if session.is_wanted(conninfo.wanted)? {
@@ -37,7 +38,7 @@ impl Session {
                     }
                     last = Some(LiveError::NoneWanted { server: conninfo.to_string() });
                 }
-                Err(error) => last = Some(refused(conninfo, error)),
+                Err(error) => last = Some(error),
             }
         }
         Err(last.unwrap_or(LiveError::Answer { doing: "connecting to no host at all" }))
@@ -127,6 +128,44 @@ impl Session {
     }
 }
 
+/// Tries the ways that `sslmode` allows, one after the other.
+fn connect(conninfo: &Conninfo, host: &Host) -> Result<Client, LiveError> {
+    let mut first: Option<LiveError> = None;
+    for encryption in attempts(conninfo.tls.mode, host) {
+        let mut config = config(conninfo, host);
+        let connected = match encryption {
+            Encryption::Plain => config.ssl_mode(SslMode::Disable).connect(NoTls),
+            preferred => {
+                let is_preferred = *preferred == Encryption::Preferred;
+                config.ssl_mode(if is_preferred { SslMode::Prefer } else { SslMode::Require });
+                if conninfo.tls.is_direct {
+                    config.ssl_negotiation(SslNegotiation::Direct);
+                }
+                match ClientTls::new(&conninfo.tls, host) {
+                    Ok(client) => config.connect(DriverTls(client)),
+                    Err(source) => {
+                        let server = conninfo.to_string();
+                        first.get_or_insert(LiveError::Tls { server, source });
+                        continue;
+                    }
+                }
+            }
+        };
+        match connected.map_err(|error| refused(conninfo, error)) {
+            Err(LiveError::Tls { source: TlsError::NotOffered, .. }) if first.is_some() => {}
+            Err(error @ LiveError::Tls { .. }) => _ = first.get_or_insert(error),
+            // A server that wants it plain has said so over TLS, and that is the better reason.
+            Err(error) if error.sqlstate() == Some("28000") => match encryption {
+                Encryption::Required => first = Some(error),
+                _ => _ = first.get_or_insert(error),
+            },
+            Err(error) => return Err(first.unwrap_or(error)),
+            Ok(client) => return Ok(client),
+        }
+    }
+    Err(first.unwrap_or(LiveError::Answer { doing: "connecting in no way at all" }))
+}
+
 fn config(conninfo: &Conninfo, host: &Host) -> Config {
     let Conninfo {
         hosts: _,
@@ -137,6 +176,7 @@ fn config(conninfo: &Conninfo, host: &Host) -> Config {
         connect_timeout,
         keepalives,
         tcp_user_timeout,
+        tls,
         wanted: _,
         warnings: _,
     } = conninfo;
@@ -153,7 +193,11 @@ fn config(conninfo: &Conninfo, host: &Host) -> Config {
         }
     }
     config.port(host.port).user(user).dbname(dbname).application_name(application_name);
-    config.connect_timeout(*connect_timeout).ssl_mode(SslMode::Prefer);
+    config.connect_timeout(*connect_timeout).channel_binding(match tls.binding {
+        Binding::Disable => ChannelBinding::Disable,
+        Binding::Prefer => ChannelBinding::Prefer,
+        Binding::Require => ChannelBinding::Require,
+    });
     config.keepalives(keepalives.on).keepalives_idle(keepalives.idle);
     config.keepalives_interval(keepalives.interval).keepalives_retries(keepalives.count);
     if !tcp_user_timeout.is_zero() {
@@ -172,11 +216,30 @@ fn config(conninfo: &Conninfo, host: &Host) -> Config {
 
 fn refused(conninfo: &Conninfo, source: postgres::Error) -> LiveError {
     let server = conninfo.to_string();
+    if let Some(source) = tls_trouble(&source) {
+        return LiveError::Tls { server, source };
+    }
     // Class 28: invalid authorization. A missing password is an error of the driver, not of the server.
     let login = source.code().is_some_and(|code| code.code().starts_with("28"))
         || (source.code().is_none() && !source.is_closed() && is_authentication(&source));
     let source = Cause::Driver(source);
     if login { LiveError::Login { server, source } } else { LiveError::Connect { server, source } }
+}
+
+/// What TLS has to say through the driver, which tells its own errors apart only by their text.
+fn tls_trouble(error: &postgres::Error) -> Option<TlsError> {
+    if let Some(found) = TlsError::find(error) {
+        return Some(found.clone());
+    }
+    let why = std::error::Error::source(error)?.to_string();
+    if why.contains("server does not support TLS") {
+        return Some(TlsError::NotOffered);
+    }
+    if !why.contains("server did not use channel binding") {
+        return None;
+    }
+    let why = "the server offers none: it is without TLS, or asks for no password as SCRAM";
+    Some(TlsError::NoBinding { why })
 }
 
 /// The driver tells its kinds of errors apart only by their text.

@@ -50,11 +50,29 @@ pub enum ConninfoError {
         /// What the others are.
         what: &'static str,
     },
-    /// A mode that needs TLS.
-    #[error("sslmode={mode} needs a TLS connection, which lifeboat cannot make yet")]
-    Tls {
+    /// Nobody to check the server's certificate with.
+    #[error("sslmode={mode} checks the server's certificate, but there is no root certificate file `{}`", path.display())]
+    NoRoots {
         /// The mode asked for.
         mode: String,
+        /// Where it is by default.
+        path: PathBuf,
+    },
+    /// A mode that is weaker than another setting allows.
+    #[error("sslmode={mode} is too weak here: {needed}")]
+    WeakMode {
+        /// The mode asked for.
+        mode: String,
+        /// What asks for more.
+        needed: &'static str,
+    },
+    /// A key or value that libpq knows and lifeboat does not.
+    #[error("{key}={value} in the connection string is not supported by lifeboat")]
+    Unsupported {
+        /// The key.
+        key: &'static str,
+        /// As written. Never a password.
+        value: String,
     },
     /// A service that no service file knows.
     #[error("service `{service}` is in none of the service files: {}", looked.join(", "))]
@@ -87,7 +105,9 @@ impl Explain for ConninfoError {
             | Self::Percent => Code("LB-PG-001"),
             Self::UnknownKey { .. } => Code("LB-PG-002"),
             Self::Value { .. } | Self::Counts { .. } => Code("LB-PG-003"),
-            Self::Tls { .. } => Code("LB-PG-004"),
+            Self::NoRoots { .. } | Self::WeakMode { .. } | Self::Unsupported { .. } => {
+                Code("LB-PG-004")
+            }
             Self::Service { .. } => Code("LB-PG-005"),
             Self::File { .. } => Code("LB-PG-006"),
             Self::NoUser => Code("LB-PG-007"),
@@ -107,12 +127,18 @@ impl Explain for ConninfoError {
                 "write it as `postgresql://user@host:5432/dbname?sslmode=prefer`"
             }
             Self::UnknownKey { .. } => "the keys are those of libpq: host, port, user, dbname, …",
-            Self::Tls { .. } => {
-                "use the server's Unix socket or sslmode=prefer over a trusted network"
+            Self::NoRoots { .. } => {
+                "put the certificate of the authority that signed the server's there, or name it in sslrootcert (`system`: those that this machine trusts)"
             }
             Self::Service { .. } => "set PGSERVICEFILE, or leave the service out",
             Self::NoUser => "add user=… to the connection string",
-            Self::Value { .. } | Self::Counts { .. } | Self::File { .. } => return None,
+            Self::Unsupported { .. } => {
+                "leave it out of the connection string (and out of PG… variables)"
+            }
+            Self::Value { .. }
+            | Self::Counts { .. }
+            | Self::WeakMode { .. }
+            | Self::File { .. } => return None,
         };
         Some(text.to_owned())
     }

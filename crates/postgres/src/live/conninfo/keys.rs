@@ -1,7 +1,7 @@
 //! The keys of a connection string, and the variables that stand for them.
 
-/// Keys that libpq knows. Those that only concern TLS, GSSAPI or load balancing are accepted
-/// and have no effect on a plain connection. Source: `PQconninfoOptions` in fe-connect.c.
+/// Keys that libpq knows. Those that only concern GSSAPI or load balancing are accepted and have
+/// no effect. Source: `PQconninfoOptions` in fe-connect.c.
 pub(super) const KEYS: &[&str] = &[
     "application_name",
     "channel_binding",
@@ -58,7 +58,19 @@ pub(super) const VARIABLES: &[(&str, &str)] = &[
     ("password", "PGPASSWORD"),
     ("passfile", "PGPASSFILE"),
     ("options", "PGOPTIONS"),
+    ("channel_binding", "PGCHANNELBINDING"),
+    ("require_auth", "PGREQUIREAUTH"),
+    ("ssl_max_protocol_version", "PGSSLMAXPROTOCOLVERSION"),
+    ("ssl_min_protocol_version", "PGSSLMINPROTOCOLVERSION"),
+    ("sslcert", "PGSSLCERT"),
+    ("sslcertmode", "PGSSLCERTMODE"),
+    ("sslcrl", "PGSSLCRL"),
+    ("sslcrldir", "PGSSLCRLDIR"),
+    ("sslkey", "PGSSLKEY"),
     ("sslmode", "PGSSLMODE"),
+    ("sslnegotiation", "PGSSLNEGOTIATION"),
+    ("sslrootcert", "PGSSLROOTCERT"),
+    ("sslsni", "PGSSLSNI"),
     ("connect_timeout", "PGCONNECT_TIMEOUT"),
     ("target_session_attrs", "PGTARGETSESSIONATTRS"),
 ];

@@ -7,6 +7,7 @@ mod error;
 mod files;
 mod keys;
 mod parse;
+mod tls;
 
 use std::fmt;
 use std::net::IpAddr;
@@ -19,6 +20,7 @@ pub use error::ConninfoError;
 use files::Passwords;
 use keys::{KEYS, VARIABLES};
 use parse::Raw;
+pub use tls::{Binding, Roots, SslMode, TlsSettings, TlsVersion};
 
 /// Looks up one variable of the environment.
 pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
@@ -64,6 +66,8 @@ pub struct Conninfo {
     pub keepalives: Keepalives,
     /// How long sent data may stay unacknowledged; zero for the system's default.
     pub tcp_user_timeout: Duration,
+    /// Protection on the way; sockets of this machine need none.
+    pub tls: TlsSettings,
     /// Which of the servers will do.
     pub wanted: Wanted,
     /// Things to tell the user, such as an ignored password file.
@@ -172,7 +176,6 @@ fn add_service(raw: &mut Raw, environment: Environment<'_>) -> Result<(), Connin
 
 fn build(raw: &Raw, environment: Environment<'_>) -> Result<Conninfo, ConninfoError> {
     let get = |key: &str| raw.get(key).map(String::as_str);
-    check_tls(get("sslmode").unwrap_or("prefer"))?;
     let user = match get("user") {
         Some(user) => user.to_owned(),
         None => environment("USER")
@@ -184,8 +187,11 @@ fn build(raw: &Raw, environment: Environment<'_>) -> Result<Conninfo, ConninfoEr
         None => Ok(Duration::from_secs(default)),
         Some(text) => number(key, text).map(Duration::from_secs),
     };
+    let hosts = endpoints(raw)?;
+    let has_network = hosts.iter().any(|host| matches!(host.endpoint, Endpoint::Tcp(..)));
     let mut conninfo = Conninfo {
-        hosts: endpoints(raw)?,
+        hosts,
+        tls: tls::read(raw, environment, has_network)?,
         dbname: get("dbname").unwrap_or(&user).to_owned(),
         user,
         options: get("options").map(str::to_owned),
@@ -209,14 +215,6 @@ fn build(raw: &Raw, environment: Environment<'_>) -> Result<Conninfo, ConninfoEr
     }
     add_passwords(&mut conninfo, raw, environment)?;
     Ok(conninfo)
-}
-
-fn check_tls(mode: &str) -> Result<(), ConninfoError> {
-    match mode {
-        "disable" | "allow" | "prefer" => Ok(()),
-        "require" | "verify-ca" | "verify-full" => Err(ConninfoError::Tls { mode: mode.into() }),
-        other => Err(ConninfoError::Value { key: "sslmode", value: other.into() }),
-    }
 }
 
 fn wanted(text: &str) -> Result<Wanted, ConninfoError> {

@@ -64,7 +64,13 @@ fn a_service_fills_what_the_text_leaves_open() {
 #[test]
 fn what_cannot_be_done_is_said() {
     let code = |text: &str| read(text, &[("USER", "al")]).unwrap_err().code().0;
-    assert_eq!(code("sslmode=verify-full"), "LB-PG-004");
+    assert_eq!(code("host=db sslmode=verify-full"), "LB-PG-004");
+    // Sockets of this machine use no TLS, whatever is asked for.
+    assert!(read("user=al sslmode=verify-full", &[]).is_ok());
+    assert_eq!(
+        read("user=al host=db", &[("PGSSLMODE", "require")]).unwrap().tls.mode,
+        SslMode::Require
+    );
     assert_eq!(code("sslmode=maybe"), "LB-PG-003");
     assert_eq!(code("hots=db"), "LB-PG-002");
     assert_eq!(code("host=a,b port=1,2,3"), "LB-PG-003");

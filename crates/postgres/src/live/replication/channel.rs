@@ -62,7 +62,7 @@ impl Channel {
         }
         let sent = self.socket.write_all(messages).and_then(|()| self.socket.flush());
         sent.map_err(|source| {
-            let error = WireError::Io { source };
+            let error = WireError::of_socket(source);
             if error.is_pause() {
                 self.broken = true;
                 return WireError::Silent { limit: SILENCE_MAX };

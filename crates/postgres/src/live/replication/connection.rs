@@ -1,16 +1,21 @@
 //! A replication connection: opened, asked, shut down.
 
+use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
 use super::channel::{Channel, SILENCE_MAX};
 use super::copy::{Room, TextRows, text};
 use super::error::WireError;
-use super::frame::{append, tag};
+use super::frame::{append, append_untyped, tag};
 use super::login::Login;
 use super::message::{Cell, ServerReport, row, version_num};
-use super::socket::Socket;
+use super::socket::{Handle, Socket};
 use crate::live::conninfo::{Conninfo, Host, Wanted};
 use crate::live::error::{Cause, LiveError};
+use crate::live::tls::{ClientTls, Encryption, TlsError, attempts};
+
+/// Source: `NEGOTIATE_SSL_CODE` in `src/include/libpq/pqcomm.h`.
+const SSL_REQUEST: i32 = 1234 << 16 | 5679;
 
 /// The rows of one answer.
 pub type Rows = Vec<Vec<Cell>>;
@@ -29,7 +34,7 @@ pub struct Connection {
 
 /// Ends a connection from another thread: whatever waits for the server fails at once.
 #[derive(Debug)]
-pub struct Stopper(Socket);
+pub struct Stopper(Handle);
 
 impl Stopper {
     /// Shuts the connection down, both ways.
@@ -55,15 +60,47 @@ impl Connection {
         Err(last.unwrap_or(LiveError::Answer { doing: "connecting to no host at all" }))
     }
 
+    /// Tries the ways that `sslmode` allows, one after the other.
     fn connect(conninfo: &Conninfo, host: &Host) -> Result<Self, WireError> {
+        let mut first: Option<WireError> = None;
+        for encryption in attempts(conninfo.tls.mode, host) {
+            match Self::attempt(conninfo, host, *encryption) {
+                Err(WireError::Tls(TlsError::NotOffered)) if first.is_some() => {}
+                Err(error @ WireError::Tls(_)) => _ = first.get_or_insert(error),
+                // A server that wants it plain has said so over TLS, and that is the better reason.
+                Err(error) if error.is_refusal() => match encryption {
+                    Encryption::Required => first = Some(error),
+                    _ => _ = first.get_or_insert(error),
+                },
+                Err(error) => return Err(first.unwrap_or(error)),
+                Ok(connection) => return Ok(connection),
+            }
+        }
+        Err(first.unwrap_or(WireError::Closed))
+    }
+
+    fn attempt(
+        conninfo: &Conninfo,
+        host: &Host,
+        encryption: Encryption,
+    ) -> Result<Self, WireError> {
         let deadline = Instant::now() + conninfo.connect_timeout;
-        let socket = Socket::connect(conninfo, host, deadline)?;
+        let mut socket = Socket::connect(conninfo, host, deadline)?;
+        if encryption != Encryption::Plain {
+            let client = ClientTls::new(&conninfo.tls, host)?;
+            socket = match negotiate(&mut socket, &client, deadline)? {
+                true => socket.begin_tls(client, deadline)?,
+                false if encryption == Encryption::Preferred => socket,
+                false => return Err(TlsError::NotOffered.into()),
+            };
+        }
         let mut channel = Channel::new(socket)?;
         let login = Login {
             user: &conninfo.user,
             password: host.replication_password.as_ref().or(host.password.as_ref()),
             application_name: &conninfo.application_name,
             options: conninfo.options.as_deref(),
+            binding: conninfo.tls.binding,
             deadline,
         };
         login.run(&mut channel)?;
@@ -113,7 +150,7 @@ impl Connection {
 
     /// A handle with which another thread can end this connection.
     pub fn stopper(&self) -> Result<Stopper, LiveError> {
-        let again = self.channel.socket().again();
+        let again = self.channel.socket().handle();
         again.map(Stopper).map_err(|source| {
             LiveError::wire("preparing to end the connection", WireError::Io { source })
         })
@@ -187,7 +224,36 @@ impl Connection {
     }
 }
 
+/// Asks whether the server speaks TLS. Only the one byte of its answer is read: whatever might
+/// follow it in the clear must not be taken for something that came through TLS.
+fn negotiate(
+    socket: &mut Socket,
+    client: &ClientTls,
+    deadline: Instant,
+) -> Result<bool, WireError> {
+    if client.is_direct {
+        return Ok(true);
+    }
+    let mut request = Vec::new();
+    append_untyped(&mut request, |body| body.extend_from_slice(&SSL_REQUEST.to_be_bytes()));
+    let mut answer = [0];
+    let left = deadline.saturating_duration_since(Instant::now());
+    let asked = socket
+        .set_read_limit(Some(left))
+        .and_then(|()| socket.write_all(&request))
+        .and_then(|()| socket.read_exact(&mut answer));
+    asked.map_err(WireError::of_socket)?;
+    match answer[0] {
+        b'S' => Ok(true),
+        b'N' => Ok(false),
+        kind => Err(WireError::Unexpected { kind: kind.into() }),
+    }
+}
+
 fn refused(conninfo: &Conninfo, error: WireError) -> LiveError {
+    if let WireError::Tls(source) = error {
+        return LiveError::Tls { server: conninfo.to_string(), source };
+    }
     if error.sqlstate() == Some("42501") {
         return LiveError::replication_privilege(
             &conninfo.user,

@@ -99,6 +99,7 @@ impl CopyOut<'_> {
     }
 
     /// The next message's body; `None` at the end of the stream.
+    #[expect(clippy::should_implement_trait, reason = "it lends from itself, as no iterator can")]
     pub fn next(&mut self) -> Result<Option<&[u8]>, LiveError> {
         match self.advance() {
             Ok(true) => Ok(Some(self.connection.channel.body())),

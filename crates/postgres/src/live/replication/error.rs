@@ -4,6 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use super::message::ServerReport;
+use crate::live::tls::TlsError;
 
 /// Why a connection of ours cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -71,12 +72,36 @@ pub enum WireError {
     /// The server let us in without proving that it knows the password.
     #[error("the server did not prove that it knows the password")]
     Unproven,
+    /// No TLS connection.
+    #[error(transparent)]
+    Tls(TlsError),
     /// An earlier failure left the connection in the middle of something.
     #[error("the connection was given up after an earlier failure")]
     Broken,
 }
 
+impl From<TlsError> for WireError {
+    fn from(error: TlsError) -> Self {
+        Self::Tls(error)
+    }
+}
+
 impl WireError {
+    /// An error of the socket, or what TLS has to say through it.
+    pub(super) fn of_socket(source: io::Error) -> Self {
+        match TlsError::find(&source) {
+            Some(error) => Self::Tls(error.clone()),
+            // A peer that hangs up without ending TLS first.
+            None if source.kind() == io::ErrorKind::UnexpectedEof => Self::Closed,
+            None => Self::Io { source },
+        }
+    }
+
+    /// Whether the server lets nobody in this way (28000): the other kind of encryption may do.
+    pub(super) fn is_refusal(&self) -> bool {
+        self.sqlstate() == Some("28000")
+    }
+
     /// The SQLSTATE, when it is the server's own report.
     pub fn sqlstate(&self) -> Option<&str> {
         match self {

@@ -90,7 +90,7 @@ impl FrameReader {
                 Ok(0) => return Err(WireError::Closed),
                 Ok(count) => self.end += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(WireError::Io { source: error }),
+                Err(error) => return Err(WireError::of_socket(error)),
             }
         }
     }

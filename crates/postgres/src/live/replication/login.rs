@@ -6,12 +6,16 @@ use std::time::{Duration, Instant};
 
 use lifeboat_units::Secret;
 use postgres_protocol::authentication::md5_hash;
-use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256};
+use postgres_protocol::authentication::sasl::{
+    ChannelBinding, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramSha256,
+};
 
 use super::channel::Channel;
 use super::error::WireError;
 use super::frame::{append, append_untyped, tag};
 use super::message::Fields;
+use crate::live::conninfo::Binding;
+use crate::live::tls::TlsError;
 
 /// Version 3.0 of the protocol, which every server from 7.4 on speaks.
 const PROTOCOL: i32 = 3 << 16;
@@ -25,6 +29,7 @@ pub(super) struct Login<'a> {
     pub password: Option<&'a Secret>,
     pub application_name: &'a str,
     pub options: Option<&'a str>,
+    pub binding: Binding,
     pub deadline: Instant,
 }
 
@@ -82,7 +87,13 @@ impl Login<'_> {
                 kind => return Err(WireError::Unexpected { kind: kind.into() }),
             }
             let mut fields = Fields(channel.body());
-            match fields.i32()? {
+            let asked = fields.i32()?;
+            if self.binding == Binding::Require && asked != 10 {
+                let why =
+                    "the server offers none: it is without TLS, or asks for no password as SCRAM";
+                return Err(TlsError::NoBinding { why }.into());
+            }
+            match asked {
                 0 => return Ok(()),
                 3 => self.send_password(channel, self.password()?.as_bytes())?,
                 5 => {
@@ -118,14 +129,11 @@ impl Login<'_> {
             }
             mechanisms.push(name);
         }
-        if !mechanisms.iter().any(|name| name == SCRAM_SHA_256) {
-            return Err(WireError::Method { method: mechanisms.join(", ") });
-        }
-        let binding = ChannelBinding::unsupported();
+        let (mechanism, binding) = self.mechanism(&mechanisms, channel.socket().bound_to())?;
         let mut proof = ScramSha256::new(self.password()?.as_bytes(), binding);
         let mut message = Vec::new();
         append(&mut message, tag::PASSWORD, |body| {
-            text(body, SCRAM_SHA_256.as_bytes());
+            text(body, mechanism.as_bytes());
             body.extend_from_slice(&(proof.message().len() as i32).to_be_bytes());
             body.extend_from_slice(proof.message());
         });
@@ -140,6 +148,35 @@ impl Login<'_> {
             [] => Ok(()),
             _ => Err(WireError::Unproven),
         }
+    }
+
+    /// Chooses how to prove it: bound to the TLS connection where both sides can.
+    fn mechanism(
+        &self,
+        offered: &[String],
+        bound_to: Option<Vec<u8>>,
+    ) -> Result<(&'static str, ChannelBinding), WireError> {
+        let offers = |name: &str| offered.iter().any(|offered| offered == name);
+        let why = match (offers(SCRAM_SHA_256_PLUS), bound_to) {
+            (true, Some(hash)) => {
+                return Ok((SCRAM_SHA_256_PLUS, ChannelBinding::tls_server_end_point(hash)));
+            }
+            // Says that we could have: a server that was made to look as if it could not notices.
+            (false, Some(_)) if self.binding == Binding::Prefer && offers(SCRAM_SHA_256) => {
+                return Ok((SCRAM_SHA_256, ChannelBinding::unrequested()));
+            }
+            (false, _) => {
+                "the server offers none: it is without TLS, or asks for no password as SCRAM"
+            }
+            (true, None) => "none is defined for the kind of certificate that the server has",
+        };
+        if self.binding == Binding::Require {
+            return Err(TlsError::NoBinding { why }.into());
+        }
+        if !offers(SCRAM_SHA_256) {
+            return Err(WireError::Method { method: offered.join(", ") });
+        }
+        Ok((SCRAM_SHA_256, ChannelBinding::unsupported()))
     }
 
     /// The server's part of the exchange; `step` is its number in the protocol.
