@@ -12,11 +12,13 @@ TARGETS = [
     ("first backup", "seconds", 0.6),
     ("first backup", "repository", 1.02),
     ("restore", "seconds", 0.8),
-    ("after 1 %", "seconds", 0.4),
+    ("after 1 %", "seconds", 0.1),
     ("after 1 %", "repository", 0.8),
     ("after 10 %", "seconds", 0.4),
     ("after 10 %", "repository", 0.8),
 ]
+# The same for a backup that reads everything and goes by hashes.
+TARGET_BY_HASHES = ("after 1 %", "seconds", 0.3)
 MEMORY_MB_MAX = 300
 
 
@@ -59,13 +61,15 @@ def measurements(samples):
 def comparison(samples):
     """lifeboat beside pgBackRest and the target; empty when lifeboat was not measured."""
     rows = [("work", "lifeboat / pgBackRest", "ratio", "target", "met")]
-    for work, what, target in TARGETS:
-        ours, theirs = select(samples, work, "lifeboat"), select(samples, work, "pgBackRest")
+    compared = [("lifeboat", *target) for target in TARGETS] + [("lifeboat, all read", *TARGET_BY_HASHES)]
+    for tool, work, what, target in compared:
+        ours, theirs = select(samples, work, tool), select(samples, work, "pgBackRest")
         if not ours or not theirs:
             continue
         field = "wall_s" if what == "seconds" else "stored_bytes"
         ratio = median(ours, field) / max(median(theirs, field), 1e-9)
-        rows.append((work, what, f"{ratio:.2f}", f"<= {target}", "yes" if ratio <= target else "no"))
+        name = work if tool == "lifeboat" else f"{work}, all read"
+        rows.append((name, what, f"{ratio:.2f}", f"<= {target}", "yes" if ratio <= target else "no"))
     peaks = [sample.rss_bytes for sample in samples if sample.tool == "lifeboat"]
     if peaks:
         peak_mb = max(peaks) / MB
@@ -113,7 +117,8 @@ NOTES = """## How it is measured
 
 * Every tool works on the same running PostgreSQL 18 with two processes or threads, and data that stand still.
 * pgBackRest: `zst` level 3, AES-256-CBC, bundles and block incremental, `start-fast`, `process-max=2`, `archive-push` without spooling.
-  lifeboat: its defaults, encryption on, changes found by hashes. A first backup goes to a fresh repository.
+  lifeboat: its defaults, encryption on; later backups go by WAL summaries and sweep 1/14 of the rest, those called "all read" have
+  `--full-read`. A first backup goes to a fresh repository. `pg_basebackup -i`: its incremental form by WAL summaries, plain files.
   pg_basebackup: tar, compressed by the client with `zstd:level=3,workers=2`, without WAL. `tar | zstd -3` and `cp` with `sync` are what
   the machine can do at all; nothing is encrypted there.
 * Seconds are wall time of the whole command. CPU seconds are user and system time of the command and its children, without

@@ -23,6 +23,7 @@ checkpoint_timeout = 1h
 wal_level = replica
 archive_mode = on
 archive_command = '/bin/true'
+summarize_wal = on
 # The data stand still between two measurements.
 autovacuum = off
 jit = off

@@ -101,10 +101,12 @@ class PgBackRest(Tool):
 class Lifeboat(Tool):
     name = "lifeboat"
     can_add = True
+    host = "lifeboat-host"  # where settings and keys lie
+    flags = []  # of a backup
 
     def __init__(self, runner, server, program: Path):
         super().__init__(runner, server)
-        self.repo = runner.work / "lifeboat-repo"
+        self.repo = runner.work / f"{self.host}-repo"
         self.passphrase = runner.work / "passphrase"
         self.passphrase.write_text("only for this measurement\n")
         self.passphrase.chmod(0o600)
@@ -116,10 +118,10 @@ class Lifeboat(Tool):
 
     def command(self, *words):
         # Settings, keys and caches of one repository live and go together.
-        return [self.program, "--config", self.runner.work / "lifeboat-host/lifeboat.toml", *words]
+        return [self.program, "--config", self.runner.work / self.host / "lifeboat.toml", *words]
 
     def begin(self):
-        self.runner.make_dir("lifeboat-host")
+        self.runner.make_dir(self.host)
         self.runner.make_dir(self.repo.name).rmdir()
         self.runner.run(*self.command(
             "init", "--name", "main", "--pg", f"host={self.runner.work} port=5432 user=postgres",
@@ -129,7 +131,7 @@ class Lifeboat(Tool):
         self.server.archive_to(" ".join(map(str, self.command("wal", "push", "%p"))))
 
     def backup(self, first):
-        return self.runner.measure(*self.command("backup", "--jobs", JOBS))
+        return self.runner.measure(*self.command("backup", "--jobs", JOBS, *self.flags))
 
     def restore(self, into):
         return self.runner.measure(*self.command("restore", "--into", into, "--latest", "--jobs", JOBS))
@@ -139,6 +141,39 @@ class Lifeboat(Tool):
 
     def version(self):
         return self.runner.run(self.program, "--version").split()[-1]
+
+
+class LifeboatByHashes(Lifeboat):
+    """Reads everything, as before PostgreSQL 17 or without WAL summaries."""
+
+    name = "lifeboat, all read"
+    can_restore = False
+    host = "lifeboat-hashes"
+    flags = ["--full-read"]
+
+
+class PgBaseBackupIncremental(Tool):
+    """Plain files: only what changed since the backup before, by WAL summaries. Nothing is compressed or encrypted."""
+
+    name = "pg_basebackup -i"
+    can_restore = False
+    can_add = True
+
+    def begin(self):
+        self.targets = []
+
+    def backup(self, first):
+        before = [] if first else [f"--incremental={self.targets[-1] / 'backup_manifest'}"]
+        self.targets.append(self.runner.make_dir(f"incremental-{len(self.targets)}"))
+        return self.runner.measure(
+            "pg_basebackup", "-U", "postgres", "-D", self.targets[-1], "--checkpoint=fast",
+            "--wal-method=none", *before)
+
+    def repository_bytes(self):
+        return sum(size_bytes(target) for target in self.targets)
+
+    def version(self):
+        return self.runner.run("pg_basebackup", "--version").split()[2]
 
 
 class PgBaseBackup(Tool):
