@@ -6,9 +6,9 @@ use std::ops::Range;
 use super::file::{BITMAP_WORDS, Sink, SummaryError};
 use super::{CHUNK_BLOCKS, Fork};
 
-/// Most memory that the blocks of a table may take, in bytes: enough for 16 million changed blocks
-/// that lie as badly as they can, or two terabytes that changed throughout.
-const BYTES_MAX: usize = 256 << 20;
+/// Most memory that the blocks of a table may take, in bytes: eight terabytes of which every part
+/// changed take as much. Beyond it, everything is read.
+const BYTES_MAX: usize = 128 << 20;
 /// What a chunk takes at least, in bytes.
 const CHUNK_BYTES: usize = 64;
 /// Words of a bitmap.
