@@ -16,6 +16,7 @@ CHUNKS_PER_BLOB = 96  # of 64 bytes each
 
 SETTINGS = """
 listen_addresses = ''
+port = {port}
 unix_socket_directories = '{work}'
 shared_buffers = 256MB
 max_wal_size = 4GB
@@ -50,18 +51,26 @@ TABLES = [
 
 
 class Server:
-    def __init__(self, runner: Runner):
-        self.runner = runner
-        self.data = runner.work / "data"
+    def __init__(self, runner: Runner, name: str = "data", port: int = 5432, segment_mib: int = 16):
+        self.runner, self.port, self.segment_mib = runner, port, segment_mib
+        self.data = runner.work / name
+
+    def init(self):
+        """Makes and starts an empty cluster."""
+        self.runner.run("initdb", "-D", self.data, "-U", "postgres", "--auth=trust", "--locale=C.UTF-8",
+                        f"--wal-segsize={self.segment_mib}")
+        with open(self.data / "postgresql.conf", "a") as conf:
+            conf.write(SETTINGS.format(work=self.runner.work, port=self.port))
+        self.start()
+
+    def pid(self) -> int:
+        """The server's first process."""
+        return int((self.data / "postmaster.pid").read_text().split()[0])
 
     def create(self, size: float):
         """Makes the cluster and its data: about `size` x 2.1 GB, the same at each run."""
-        run = self.runner.run
-        run("initdb", "-D", self.data, "-U", "postgres", "--auth=trust", "--locale=C.UTF-8")
-        with open(self.data / "postgresql.conf", "a") as conf:
-            conf.write(SETTINGS.format(work=self.runner.work))
-        self.start()
-        run("pgbench", "-U", "postgres", "-i", "-q", "-F", "85", "-s", max(1, round(60 * size)))
+        self.init()
+        self.bench("-i", "-q", "-F", "85", "-s", max(1, round(60 * size)))
         self._load_documents(round(0.8 * DOCUMENTS_PER_GB * size))
         blobs = round(0.2e9 * size / (64 * CHUNKS_PER_BLOB))
         self.sql(f"""
@@ -77,14 +86,18 @@ class Server:
         self.settle()
 
     def start(self):
-        self.runner.run("pg_ctl", "-D", self.data, "-l", self.runner.work / "server.log", "-w", "start")
+        self.runner.run("pg_ctl", "-D", self.data, "-l", self.runner.work / "server.log", "-w", "-t", 600, "start")
 
-    def stop(self):
-        self.runner.run("pg_ctl", "-D", self.data, "-m", "immediate", "-w", "stop")
+    def stop(self, mode: str = "immediate"):
+        self.runner.run("pg_ctl", "-D", self.data, "-m", mode, "-w", "stop")
+
+    def bench(self, *words):
+        """Runs pgbench."""
+        self.runner.run("pgbench", "-U", "postgres", "-p", self.port, *words)
 
     def sql(self, statements: str) -> str:
         return self.runner.run(
-            "psql", "-U", "postgres", "-XqAt", "-v", "ON_ERROR_STOP=1", "-c", statements).strip()
+            "psql", "-U", "postgres", "-p", self.port, "-XqAt", "-v", "ON_ERROR_STOP=1", "-c", statements).strip()
 
     def settle(self):
         """Writes everything out, so that no measurement pays for what came before it."""
@@ -121,7 +134,7 @@ class Server:
     def _load_documents(self, count: int):
         self.sql("CREATE TABLE documents (id int PRIMARY KEY, body jsonb) WITH (fillfactor = 85)")
         psql = self.runner.spawn(
-            ["psql", "-U", "postgres", "-Xq", "-v", "ON_ERROR_STOP=1", "-c", "COPY documents FROM STDIN"],
+            ["psql", "-U", "postgres", "-p", str(self.port), "-Xq", "-v", "ON_ERROR_STOP=1", "-c", "COPY documents FROM STDIN"],
             stdin=subprocess.PIPE)
         with psql.stdin:
             for line in documents(count):

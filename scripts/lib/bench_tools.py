@@ -2,12 +2,14 @@
 
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 from bench_measure import Cost, Runner, size_bytes
 from bench_server import Server
 
 JOBS = 2
+PREFETCH = 8  # segments; pgBackRest's queue of 128 MiB holds as many of 16 MiB
 
 PGBACKREST_CONF = """
 [global]
@@ -17,21 +19,34 @@ repo1-cipher-pass=only for this measurement
 repo1-bundle=y
 repo1-block=y
 repo1-retention-full=9
-compress-type=zst
-compress-level=3
+compress-type={compression}
 process-max={jobs}
 start-fast=y
+archive-async={asynchronous}
 log-path={work}
 lock-path={work}
-spool-path={work}
+spool-path={spool}
 log-level-console=warn
 log-level-file=off
 
 [main]
 pg1-path={data}
 pg1-socket-path={work}
+pg1-port={port}
 pg1-user=postgres
 """
+PGBACKREST_MODES = {
+    "sync": ("n", "zst\ncompress-level=3"),
+    "async": ("y", "zst\ncompress-level=3"),
+    "async lz4": ("y", "lz4"),
+}
+LIFEBOAT_MODES = {
+    "sync": ["wal.push=sync"],
+    "async": ["wal.push=async"],
+    "async lz4": ["wal.push=async", "repository.compression=lz4"],
+    "no prefetch": ["wal.prefetch=0"],
+    "prefetch": ["wal.prefetch={prefetch}"],
+}
 
 
 class Tool:
@@ -48,10 +63,16 @@ class Tool:
     def take_over(self):
         """Makes the server archive to this tool. Not measured."""
 
-    def backup(self, first: bool) -> Cost:
+    def measure(self, *command) -> Cost:
+        running = (self.server.data / "postmaster.pid").exists()
+        return self.runner.measure(*command, server_pid=self.server.pid() if running else None)
+
+    def backup(self, work: str) -> Cost | None:
+        """Takes a backup in the way that this work is about; `None` when it is not this tool's."""
         raise NotImplementedError
 
-    def restore(self, into: Path) -> Cost:
+    def restore(self, into: Path, delta: bool = False) -> Cost | None:
+        """Restores the newest backup; `None` when the tool cannot."""
         raise NotImplementedError
 
     def repository_bytes(self) -> int:
@@ -68,31 +89,53 @@ class PgBackRest(Tool):
 
     def __init__(self, runner, server, tools: Path):
         super().__init__(runner, server)
-        self.repo = runner.work / "pgbackrest-repo"
-        conf = runner.work / "pgbackrest.conf"
-        conf.write_text(PGBACKREST_CONF.format(
-            repo=self.repo, work=runner.work, data=server.data, jobs=JOBS))
-        runner.give(conf)
+        self.repo = runner.work / f"pgbackrest-repo-{server.data.name}"
+        self.spool = runner.work / f"pgbackrest-spool-{server.data.name}"
         self.program = tools / "bin/pgbackrest"
-        self.command = [self.program, f"--config={conf}", "--stanza=main"]
+        for mode, (asynchronous, compression) in PGBACKREST_MODES.items():
+            self._conf(mode).write_text(PGBACKREST_CONF.format(
+                repo=self.repo, work=runner.work, data=server.data, jobs=JOBS, port=server.port,
+                spool=self.spool, asynchronous=asynchronous, compression=compression))
+            runner.give(self._conf(mode))
+
+    def _conf(self, mode):
+        return self.runner.work / f"pgbackrest-{self.server.data.name}-{mode.replace(' ', '-')}.conf"
+
+    def command(self, *words, mode="sync"):
+        return [self.program, f"--config={self._conf(mode)}", "--stanza=main", *words]
+
+    def wal_command(self, words: str, mode: str, data: Path | None = None) -> str:
+        """What PostgreSQL would be given, for the server's own or for a restored directory."""
+        where = [f"--pg1-path={data}"] if data else []
+        return " ".join(map(str, self.command(*where, mode=mode))) + " archive-" + words
 
     def begin(self):
         self.runner.make_dir(self.repo.name)
-        self.runner.run(*self.command, "--no-online", "stanza-create")
+        self.clear_spool()
+        self.runner.run(*self.command("--no-online", "stanza-create"))
+
+    def clear_spool(self):
+        self.runner.make_dir(self.spool.name)
 
     def take_over(self):
-        self.server.archive_to(" ".join(map(str, self.command)) + " archive-push %p")
+        self.server.archive_to(self.wal_command("push %p", "sync"))
 
-    def backup(self, first):
-        kind = "full" if first else "incr"
-        return self.runner.measure(*self.command, f"--type={kind}", "backup")
+    def backup(self, work):
+        if "remote" in work:
+            return None
+        kind = "full" if work == "first backup" else "incr"
+        return self.measure(*self.command(f"--type={kind}", "backup"))
 
-    def restore(self, into):
-        return self.runner.measure(
-            *self.command, f"--pg1-path={into}", "--archive-mode=off", "restore")
+    def restore(self, into, delta=False, mode="sync"):
+        words = ["--delta"] if delta else []
+        return self.measure(
+            *self.command(f"--pg1-path={into}", "--archive-mode=off", *words, "restore", mode=mode))
 
     def repository_bytes(self):
         return size_bytes(self.repo / "backup")
+
+    def archive_bytes(self):
+        return size_bytes(self.repo / "archive")
 
     def version(self):
         return self.runner.run(self.program, "version").split()[-1]
@@ -106,7 +149,12 @@ class Lifeboat(Tool):
 
     def __init__(self, runner, server, program: Path):
         super().__init__(runner, server)
+<<<<<<< HEAD
         self.repo = runner.work / f"{self.host}-repo"
+=======
+        self.repo = runner.work / f"lifeboat-repo-{server.data.name}"
+        self.host = runner.work / f"lifeboat-host-{server.data.name}"
+>>>>>>> 36d8e85 (The benchmark measures push, get, replay, delta restore, summaries and remote backups beside its peers)
         self.passphrase = runner.work / "passphrase"
         self.passphrase.write_text("only for this measurement\n")
         self.passphrase.chmod(0o600)
@@ -116,28 +164,78 @@ class Lifeboat(Tool):
         shutil.copy(program, self.program)
         self.program.chmod(0o755)
 
-    def command(self, *words):
+    def command(self, *words, settings=()):
         # Settings, keys and caches of one repository live and go together.
+<<<<<<< HEAD
         return [self.program, "--config", self.runner.work / self.host / "lifeboat.toml", *words]
 
     def begin(self):
         self.runner.make_dir(self.host)
+=======
+        sets = [word for setting in settings for word in ("--set", setting)]
+        return [self.program, "--config", self.host / "lifeboat.toml", *sets, *words]
+
+    def knows(self, *words) -> bool:
+        """Whether this program has what is to be measured: one of an earlier day may not."""
+        *command, option = words
+        return option in self.runner.run(self.program, *command, "--help")
+
+    def settings(self, mode: str) -> list[str]:
+        return [setting.format(prefetch=PREFETCH) for setting in LIFEBOAT_MODES[mode]]
+
+    def accepts(self, mode: str) -> bool:
+        process = self.runner.spawn(
+            self.command("list", settings=self.settings(mode)),
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        return process.wait() == 0
+
+    def wal_command(self, words: str, mode: str, data: Path | None = None) -> str:
+        """What PostgreSQL would be given; it runs in the data directory that is meant."""
+        return " ".join(map(str, self.command("wal", words, settings=self.settings(mode))))
+
+    def begin(self):
+        self.runner.make_dir(self.host.name)
+>>>>>>> 36d8e85 (The benchmark measures push, get, replay, delta restore, summaries and remote backups beside its peers)
         self.runner.make_dir(self.repo.name).rmdir()
         self.runner.run(*self.command(
-            "init", "--name", "main", "--pg", f"host={self.runner.work} port=5432 user=postgres",
+            "init", "--name", "main", "--pg",
+            f"host={self.runner.work} port={self.server.port} user=postgres",
             "--repo", f"file://{self.repo}", "--passphrase-file", self.passphrase))
+
+    def clear_spool(self):
+        """Its spool is in the data directory, or empty when nothing runs."""
 
     def take_over(self):
         self.server.archive_to(" ".join(map(str, self.command("wal", "push", "%p"))))
 
+<<<<<<< HEAD
     def backup(self, first):
         return self.runner.measure(*self.command("backup", "--jobs", JOBS, *self.flags))
+=======
+    def backup(self, work):
+        words = ["backup", "--jobs", JOBS]
+        if "remote" in work:
+            if not self.knows("backup", "--from"):
+                return None
+            words += ["--from", "remote"]
+        elif "summaries" not in work and self.knows("backup", "--full-read"):
+            words += ["--full-read"]
+        return self.measure(*self.command(*words))
+>>>>>>> 36d8e85 (The benchmark measures push, get, replay, delta restore, summaries and remote backups beside its peers)
 
-    def restore(self, into):
-        return self.runner.measure(*self.command("restore", "--into", into, "--latest", "--jobs", JOBS))
+    def restore(self, into, delta=False, mode=None):
+        words = ["restore", "--into", into, "--latest", "--jobs", JOBS]
+        if delta:
+            if not self.knows("restore", "--delta"):
+                return None
+            words += ["--delta"]
+        return self.measure(*self.command(*words, settings=self.settings(mode) if mode else ()))
 
     def repository_bytes(self):
         return size_bytes(self.repo, without="wal")
+
+    def archive_bytes(self):
+        return size_bytes(self.repo) - self.repository_bytes()
 
     def version(self):
         return self.runner.run(self.program, "--version").split()[-1]
@@ -177,17 +275,31 @@ class PgBaseBackupIncremental(Tool):
 
 
 class PgBaseBackup(Tool):
-    name = "pg_basebackup"
-    can_restore = False
+    """Over the network, or what would be one: a socket. The server reads and may compress."""
 
-    def backup(self, first):
-        self.target = self.runner.make_dir("basebackup")
-        return self.runner.measure(
-            "pg_basebackup", "-U", "postgres", "-D", self.target, "-Ft", "--checkpoint=fast",
-            "--wal-method=none", f"--compress=client-zstd:level=3,workers={JOBS}")
+    can_restore = False
+    can_add = True
+
+    def __init__(self, runner, server, compress: str):
+        super().__init__(runner, server)
+        self.compress = compress
+        self.name = f"pg_basebackup {compress}"
+        self.target = runner.work / f"basebackup-{compress}"
+
+    def backup(self, work):
+        words = ["pg_basebackup", "-U", "postgres", "-p", self.server.port, "--checkpoint=fast",
+                 "--wal-method=none"]
+        if work == "first backup" and self.compress == "client-zstd" or work == "first remote backup":
+            self.runner.make_dir(self.target.name)
+            return self.measure(
+                *words, "-Ft", "-D", self.target, f"--compress={self.compress}:level=3,workers={JOBS}")
+        if "summaries" in work and self.compress == "client-zstd":
+            later = self.runner.make_dir(f"{self.target.name}/later")
+            return self.measure(*words, "-D", later, "-i", self.target / "backup_manifest")
+        return None
 
     def repository_bytes(self):
-        return size_bytes(self.target)
+        return size_bytes(self.target) if self.target.exists() else 0
 
     def version(self):
         return self.runner.run("pg_basebackup", "--version").split()[2]
@@ -197,9 +309,11 @@ class TarZstd(Tool):
     name = "tar | zstd -3"  # the version is that of zstd
     can_restore = False
 
-    def backup(self, first):
+    def backup(self, work):
+        if work != "first backup":
+            return None
         self.target = self.runner.make_dir("tar")
-        return self.runner.measure(
+        return self.measure(
             "bash", "-ec", f"set -o pipefail; tar -C '{self.server.data}' --exclude=./pg_wal -cf - . |"
             f" zstd -q -3 -T{JOBS} -o '{self.target}/all.tar.zst'; sync -f '{self.target}'")
 
@@ -215,15 +329,17 @@ class Copy(Tool):
 
     def _copy(self, into):
         # Synced as one file system, which is cheaper than file by file.
-        return self.runner.measure(
+        return self.measure(
             "bash", "-ec", f"cp -a --reflink=never '{self.server.data}/.' '{into}'; sync -f '{into}'")
 
-    def backup(self, first):
+    def backup(self, work):
+        if work != "first backup":
+            return None
         self.target = self.runner.make_dir("copy")
         return self._copy(self.target)
 
-    def restore(self, into):
-        return self._copy(into)
+    def restore(self, into, delta=False):
+        return None if delta else self._copy(into)
 
     def repository_bytes(self):
         return size_bytes(self.target, without="pg_wal")
@@ -240,16 +356,6 @@ def different_relation(one: Path, other: Path) -> Path | None:
                 continue
             first = Path(path, name)
             second = other / first.relative_to(one)
-            if not second.is_file() or not same_bytes(first, second):
+            if subprocess.run(["cmp", "-s", first, second]).returncode != 0:
                 return first
     return None
-
-
-def same_bytes(first: Path, second: Path) -> bool:
-    with open(first, "rb") as one, open(second, "rb") as other:
-        while True:
-            a, b = one.read(1 << 20), other.read(1 << 20)
-            if a != b:
-                return False
-            if not a:
-                return True
