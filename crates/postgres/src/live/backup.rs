@@ -1,22 +1,24 @@
 //! Backup mode of a running server, and reading its data directory.
 
-use std::fs;
+mod control;
+mod segment;
+
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use lifeboat_engine::{
-    BackupStart, BackupStop, Changes, ClusterIdentity, EngineError, GeneratedFile, Listing, Lsn,
-    Origin, SegmentName, SegmentSwitch, Since, SystemId, TimelineId,
+    BackupStart, BackupStop, ClusterIdentity, EngineError, GeneratedFile, Listing, Lsn, Origin,
+    SegmentSwitch, SystemId, TimelineId,
 };
 use lifeboat_units::Timestamp;
 
-use super::changes;
+pub use control::read_control;
+
 use super::conninfo::Conninfo;
 use super::error::LiveError;
 use super::privileges::{Privileges, grants};
-use super::server::{Archiver, lsn, position};
+use super::server::{lsn, position};
 use super::session::Session;
-use crate::control::{CONTROL_FILE, ControlError, ControlFile};
+use crate::control::CONTROL_FILE;
 use crate::scan::{self, Skipped};
 
 /// How a backup treats its server.
@@ -199,25 +201,9 @@ impl PostgresOrigin {
         Ok(BackupStop { lsn: lsn(&row.get::<_, String>(0))?, timeline, at, files })
     }
 
-    /// Finishes the current segment. When it holds nothing the server would not switch, so
-    /// something is written first: a transaction that does nothing but have a number.
     fn switch(&mut self) -> Result<SegmentSwitch, LiveError> {
-        const DOING: &str = "finishing the current WAL segment";
         let size = self.read_identity()?.log_segment;
-        let session = self.session()?;
-        let (mut timeline, mut at) = position(session, false)?;
-        for _ in 0..5 {
-            session.ask("writing a little WAL", "SELECT txid_current()", &[])?;
-            let row = session.ask(DOING, "SELECT pg_switch_wal()::text", &[])?;
-            at = lsn(&row.get::<_, String>(0))?;
-            (timeline, _) = position(session, false)?;
-            // At a boundary nothing was switched: another switch came between.
-            if at != at.segment(size).start(size) {
-                let segment = SegmentName::new(timeline, at.segment(size), size);
-                return Ok(SegmentSwitch { segment });
-            }
-        }
-        Err(LiveError::NoSwitch { segment: SegmentName::new(timeline, at.segment(size), size) })
+        segment::finish(self.session()?, size)
     }
 
     /// Gives the session up; the server leaves backup mode when it ends.
@@ -251,20 +237,7 @@ impl Origin for PostgresOrigin {
     }
 
     fn archiver_failure(&mut self) -> Result<Option<String>, EngineError> {
-        let session = self.session()?;
-        let sql = "SELECT current_setting('archive_mode'), current_setting('archive_command')";
-        let row = session.ask("reading how the server archives", sql, &[])?;
-        if row.get::<_, &str>(0) == "off" {
-            return Ok(Some("the server does not archive: archive_mode is off".into()));
-        }
-        if row.get::<_, &str>(1).is_empty() && !archives_by_library(session)? {
-            return Ok(Some("the server does not archive: archive_command is empty".into()));
-        }
-        let archiver = Archiver::of(session)?;
-        let failed = archiver.last_failed.as_ref().filter(|_| archiver.is_failing());
-        Ok(failed.map(|(segment, at)| {
-            format!("archiving {segment} failed at {at} ({} failures so far)", archiver.failed)
-        }))
+        Ok(segment::archiver_failure(self.session()?)?)
     }
 
     fn start(&mut self, label: &str) -> Result<BackupStart, EngineError> {
@@ -320,52 +293,5 @@ impl PostgresOrigin {
     /// What the session's role may do.
     pub fn privileges(&mut self) -> Result<Privileges, LiveError> {
         Privileges::of(self.session()?)
-    }
-}
-
-/// `archive_library` exists since 15.
-fn archives_by_library(session: &mut Session) -> Result<bool, LiveError> {
-    let sql = "SELECT coalesce(current_setting('archive_library', true), '') <> ''";
-    Ok(session.ask("reading how the server archives", sql, &[])?.get(0))
-}
-
-/// Reads the control file until its checksum holds: the server rewrites it in place, so that one
-/// read may see half of each. The same bytes again with a wrong checksum are damage.
-pub fn read_control(directory: &Path) -> Result<(Vec<u8>, ControlFile), LiveError> {
-    const ATTEMPTS: u32 = 50;
-    let path = directory.join(CONTROL_FILE);
-    let mut before = Vec::new();
-    for attempt in 1.. {
-        let bytes =
-            fs::read(&path).map_err(|source| LiveError::Read { path: path.clone(), source })?;
-        match ControlFile::parse(&bytes) {
-            Ok(control) => return Ok((bytes, control)),
-            Err(ControlError::Checksum { .. }) if bytes != before && attempt < ATTEMPTS => {
-                before = bytes;
-                std::thread::sleep(Duration::from_millis(20));
-            }
-            Err(source) => return Err(LiveError::Control { path, source }),
-        }
-    }
-    Err(LiveError::Order("unreachable: the loop above returns"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_control_file_that_stays_wrong_is_damage() {
-        let directory = tempfile::tempdir().unwrap();
-        fs::create_dir(directory.path().join("global")).unwrap();
-        let missing = read_control(directory.path()).unwrap_err();
-        assert!(matches!(missing, LiveError::Read { .. }));
-        // Control version 1300, catalog 202209061 (PostgreSQL 15), nothing else right.
-        let mut bytes = vec![0u8; 8192];
-        bytes[8..12].copy_from_slice(&1300u32.to_le_bytes());
-        bytes[12..16].copy_from_slice(&202_209_061u32.to_le_bytes());
-        fs::write(directory.path().join(CONTROL_FILE), bytes).unwrap();
-        let damaged = read_control(directory.path()).unwrap_err();
-        assert!(matches!(damaged, LiveError::Control { .. }), "{damaged}");
     }
 }

@@ -1,0 +1,49 @@
+//! Finishing WAL segments, and what the server says of archiving them.
+
+use lifeboat_engine::{SegmentName, SegmentSize, SegmentSwitch};
+
+use crate::live::error::LiveError;
+use crate::live::server::{Archiver, lsn, position};
+use crate::live::session::Session;
+
+/// Finishes the current segment. When it holds nothing the server would not switch, so
+/// something is written first: a transaction that does nothing but have a number.
+pub(super) fn finish(session: &mut Session, size: SegmentSize) -> Result<SegmentSwitch, LiveError> {
+    const DOING: &str = "finishing the current WAL segment";
+    let (mut timeline, mut at) = position(session, false)?;
+    for _ in 0..5 {
+        session.ask("writing a little WAL", "SELECT txid_current()", &[])?;
+        let row = session.ask(DOING, "SELECT pg_switch_wal()::text", &[])?;
+        at = lsn(&row.get::<_, String>(0))?;
+        (timeline, _) = position(session, false)?;
+        // At a boundary nothing was switched: another switch came between.
+        if at != at.segment(size).start(size) {
+            let segment = SegmentName::new(timeline, at.segment(size), size);
+            return Ok(SegmentSwitch { segment });
+        }
+    }
+    Err(LiveError::NoSwitch { segment: SegmentName::new(timeline, at.segment(size), size) })
+}
+
+/// Why the server does not archive, or how its archiver failed last.
+pub(super) fn archiver_failure(session: &mut Session) -> Result<Option<String>, LiveError> {
+    let sql = "SELECT current_setting('archive_mode'), current_setting('archive_command')";
+    let row = session.ask("reading how the server archives", sql, &[])?;
+    if row.get::<_, &str>(0) == "off" {
+        return Ok(Some("the server does not archive: archive_mode is off".into()));
+    }
+    if row.get::<_, &str>(1).is_empty() && !archives_by_library(session)? {
+        return Ok(Some("the server does not archive: archive_command is empty".into()));
+    }
+    let archiver = Archiver::of(session)?;
+    let failed = archiver.last_failed.as_ref().filter(|_| archiver.is_failing());
+    Ok(failed.map(|(segment, at)| {
+        format!("archiving {segment} failed at {at} ({} failures so far)", archiver.failed)
+    }))
+}
+
+/// `archive_library` exists since 15.
+fn archives_by_library(session: &mut Session) -> Result<bool, LiveError> {
+    let sql = "SELECT coalesce(current_setting('archive_library', true), '') <> ''";
+    Ok(session.ask("reading how the server archives", sql, &[])?.get(0))
+}
