@@ -12,7 +12,7 @@ use lifeboat_jobs::wal::push::ack::Target;
 use lifeboat_postgres::engine::PostgresEngine;
 use lifeboat_postgres::live::backup::{OriginOptions, PostgresOrigin};
 use lifeboat_postgres::live::cluster::{Account, Places};
-use lifeboat_postgres::live::conninfo::Conninfo;
+use lifeboat_postgres::live::conninfo::{Conninfo, Wanted};
 use lifeboat_repo::repository::identify;
 use lifeboat_repo::{Cluster, Keyring, RepoError, Repository, RepositoryId, SystemEntropy};
 use lifeboat_store::Store;
@@ -83,11 +83,23 @@ impl App {
         Ok(Conninfo::read(&self.settings()?.conninfo, &config::connection_variable)?)
     }
 
-    /// Connects to the server as a backup does.
-    pub fn origin(&self) -> Result<PostgresOrigin, CliError> {
-        let data_directory = self.settings()?.data_directory.clone();
-        let options = OriginOptions { data_directory, ..OriginOptions::default() };
-        Ok(PostgresOrigin::connect(self.conninfo()?, options)?)
+    /// Connects to the server as a backup does; to a standby unless a primary is wanted.
+    pub fn origin(&self, wanted: Wanted) -> Result<PostgresOrigin, CliError> {
+        let settings = self.settings()?;
+        let read = |text: &String| Conninfo::read(text, &config::connection_variable);
+        let options = OriginOptions {
+            data_directory: settings.data_directory.clone(),
+            standby: wanted != Wanted::Primary,
+            primary: settings.primary.as_ref().map(read).transpose()?,
+            patience: settings.archive_timeout,
+            cancel: self.cancel.clone(),
+            ..OriginOptions::default()
+        };
+        let mut conninfo = self.conninfo()?;
+        if wanted != Wanted::Any {
+            conninfo.wanted = wanted;
+        }
+        Ok(PostgresOrigin::connect(conninfo, options)?)
     }
 
     /// The commands that PostgreSQL is to run.

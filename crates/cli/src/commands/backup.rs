@@ -1,6 +1,8 @@
 //! `lifeboat backup`
 
 use lifeboat_jobs::backup::{self, BackupReport, BackupSettings};
+use lifeboat_postgres::live::backup::PostgresOrigin;
+use lifeboat_postgres::live::conninfo::Wanted;
 
 use super::reading;
 use crate::app::{Access, App};
@@ -11,7 +13,8 @@ use crate::ui::{Page, Report, between, seconds};
 
 /// Take a base backup: complete by itself, at the price of what changed
 ///
-/// Runs on the server's own machine, as a user who can read the data directory. Checks first
+/// Runs on the server's own machine, primary or standby, as a user who can read the data
+/// directory. Checks first
 /// that WAL arrives in the repository, and lists the backup only when all the WAL it needs is
 /// there. From PostgreSQL 17 on, with `summarize_wal = on`, it reads only what the server says
 /// changed and a rotating share of the rest; else it reads everything and compares hashes. Pages
@@ -19,7 +22,8 @@ use crate::ui::{Page, Report, between, seconds};
 /// code 3; so do pages that changed although the server said nothing of it.
 #[derive(clap::Args, Debug)]
 #[command(
-    after_help = "Examples:\n  lifeboat backup\n  lifeboat backup --label 'before the upgrade'\n  lifeboat backup --full-read"
+    after_help = "Examples:\n  lifeboat backup\n  lifeboat backup --label 'before the upgrade'\n  \
+                  lifeboat backup --from standby"
 )]
 pub(crate) struct Args {
     /// A note that `list` shows
@@ -28,19 +32,37 @@ pub(crate) struct Args {
     /// Threads that read, compare, compress and seal
     #[arg(long, value_name = "N", value_parser = threads)]
     jobs: Option<usize>,
-    /// Read everything and compare hashes, whatever the server says of what changed
-    #[arg(long)]
-    full_read: bool,
-    /// Share of the unchanged data to compare by hashes, such as 1/14
-    #[arg(long, value_name = "SHARE", value_parser = share)]
-    sweep_share: Option<u32>,
+    /// Where to take it from [default: found by itself]
+    #[arg(long, value_name = "WHERE", value_enum)]
+    from: Option<From>,
+}
+
+/// Where a backup is taken from.
+#[derive(clap::ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+enum From {
+    /// A primary whose data directory is on this machine
+    Local,
+    /// A standby whose data directory is on this machine
+    Standby,
+}
+
+impl From {
+    /// The kind of server to look for among the hosts of the connection.
+    fn wanted(from: Option<Self>) -> Wanted {
+        match from {
+            None => Wanted::Any,
+            Some(Self::Local) => Wanted::Primary,
+            Some(Self::Standby) => Wanted::Standby,
+        }
+    }
 }
 
 pub(crate) fn run(app: &App, args: &Args) -> Result<Outcome, CliError> {
     app.as_owner_of_repository()?;
     let settings = app.settings()?;
     let opened = app.open(Access::Write)?;
-    let mut origin = app.origin()?;
+    let mut origin = app.origin(From::wanted(args.from))?;
+    say_standby(app, &origin)?;
     let backup = BackupSettings {
         jobs: args.jobs.unwrap_or(settings.backup_jobs),
         compression: settings.compression,
@@ -55,6 +77,23 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<Outcome, CliError> {
     // The backup is made and listed; a timer's mail should still tell of damaged pages.
     let faulty = report.reading.as_ref().is_some_and(|reading| reading.faulty_pages > 0);
     Ok(if report.damaged_pages > 0 || faulty { Outcome::Findings } else { Outcome::Done })
+}
+
+/// What somebody should know before a backup from a standby.
+fn say_standby(app: &App, origin: &PostgresOrigin) -> Result<(), CliError> {
+    if !origin.is_standby() {
+        return Ok(());
+    }
+    app.ui
+        .say("the server is a standby: the backup is taken there, its primary archives the WAL")?;
+    if let Some(why) = origin.primary_trouble() {
+        app.ui.warn(&format!(
+            "the primary cannot be asked to finish segments ({why}): the backup waits until it \
+             does so by itself. `SELECT pg_switch_wal()` there, or archive_timeout, helps; \
+             `postgres.primary` in the configuration says how to reach it"
+        ));
+    }
+    Ok(())
 }
 
 impl Report for BackupReport {

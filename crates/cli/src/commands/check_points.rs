@@ -6,6 +6,7 @@ use lifeboat_engine::{ClusterIdentity, Origin};
 use lifeboat_jobs::facts::BackupFacts;
 use lifeboat_jobs::wal;
 use lifeboat_postgres::live::backup::PostgresOrigin;
+use lifeboat_postgres::live::conninfo::Wanted;
 use lifeboat_postgres::live::privileges::grants;
 use lifeboat_postgres::live::server::ServerFacts;
 use lifeboat_postgres::live::session::Session;
@@ -56,7 +57,7 @@ fn server(app: &App, opened: &Opened, points: &mut Vec<Point>) -> Result<(), Cli
     if !facts.privileges.suffice_for_backup() {
         return Ok(()); // the rest needs what a backup needs
     }
-    let mut origin = app.origin()?;
+    let mut origin = app.origin(Wanted::Any)?;
     points.push(space("pg_wal space", &origin.data_directory().join("pg_wal")));
     let identity = match origin.identity() {
         Ok(identity) => identity,

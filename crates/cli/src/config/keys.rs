@@ -32,6 +32,8 @@ keys! {
         "How to connect, as libpq reads it. What is left out comes from the PG… variables and libpq's defaults.";
     DATA_DIRECTORY = "postgres.data-directory", "", "/var/lib/postgresql/18/main",
         "The data directory as lifeboat sees it [default: what the server says].";
+    PRIMARY = "postgres.primary", "", "host=db1.example.org user=lifeboat dbname=postgres",
+        "For backups from a standby: how to reach its primary, to finish segments there [default: among the hosts of `postgres.conninfo`, then where the standby receives WAL from].";
     BINARIES = "postgres.binaries", "", "/usr/lib/postgresql/18/bin",
         "Directory of `postgres` and `pg_ctl` [default: where packages put them, then the PATH].";
     URL = "repository.url", "", "file:///srv/lifeboat",

@@ -27,6 +27,8 @@ pub(crate) struct Settings {
     pub conninfo: String,
     /// The data directory, when it is not where the server says.
     pub data_directory: Option<PathBuf>,
+    /// How to connect to a standby's primary.
+    pub primary: Option<String>,
     /// Where to look for binaries first.
     pub binaries: Option<PathBuf>,
     /// Address of the repository.
@@ -78,6 +80,7 @@ impl Settings {
                 .unwrap_or_else(|| keys::CLUSTER.default.parse().expect("the default is a name")),
             conninfo: text(&keys::CONNINFO).unwrap_or_default(),
             data_directory: path(&keys::DATA_DIRECTORY),
+            primary: text(&keys::PRIMARY).filter(|text| !text.is_empty()),
             binaries: path(&keys::BINARIES),
             url: text(&keys::URL).filter(|url| !url.is_empty()),
             compression: parsed(raw, &keys::COMPRESSION, compression)?.unwrap_or_default(),

@@ -1,15 +1,18 @@
 //! Backup mode of a running server, and reading its data directory.
 
 mod control;
+mod origin;
 mod segment;
+mod standby;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::time::Duration;
 
 use lifeboat_engine::{
-    BackupStart, BackupStop, ClusterIdentity, EngineError, GeneratedFile, Listing, Lsn, Origin,
-    SegmentSwitch, SystemId, TimelineId,
+    BackupStart, BackupStop, ClusterIdentity, GeneratedFile, Lsn, SegmentSwitch, SystemId,
+    TimelineId,
 };
-use lifeboat_units::Timestamp;
+use lifeboat_units::Cancel;
 
 pub use control::read_control;
 
@@ -18,8 +21,9 @@ use super::error::LiveError;
 use super::privileges::{Privileges, grants};
 use super::server::{lsn, position};
 use super::session::Session;
-use crate::control::CONTROL_FILE;
-use crate::scan::{self, Skipped};
+use crate::control::ControlFile;
+use crate::scan::Skipped;
+use standby::Standby;
 
 /// How a backup treats its server.
 #[derive(Debug, Clone)]
@@ -29,15 +33,31 @@ pub struct OriginOptions {
     pub data_directory: Option<PathBuf>,
     /// Do the checkpoint at the start at once instead of spreading it over minutes.
     pub fast_checkpoint: bool,
+    /// Whether a standby will do.
+    pub standby: bool,
+    /// How a standby's primary can be reached, when it is neither among the hosts of the
+    /// connection nor where the standby receives WAL from.
+    pub primary: Option<Conninfo>,
+    /// How long a standby may take to replay what its primary has written.
+    pub patience: Duration,
+    /// Ends waiting.
+    pub cancel: Cancel,
 }
 
 impl Default for OriginOptions {
     fn default() -> Self {
-        Self { data_directory: None, fast_checkpoint: true }
+        Self {
+            data_directory: None,
+            fast_checkpoint: true,
+            standby: false,
+            primary: None,
+            patience: Duration::from_secs(60),
+            cancel: Cancel::default(),
+        }
     }
 }
 
-/// A running primary whose data directory is on this machine.
+/// A running server, primary or standby, whose data directory is on this machine.
 ///
 /// Backup mode belongs to the session that started it: the session is kept open throughout,
 /// and when it ends for whatever reason the server leaves backup mode by itself.
@@ -46,6 +66,7 @@ pub struct PostgresOrigin {
     session: Option<Session>,
     directory: PathBuf,
     fast_checkpoint: bool,
+    standby: Option<Standby>,
     running: Option<Running>,
     skipped: Vec<Skipped>,
 }
@@ -55,11 +76,13 @@ struct Running {
     backend: i32,
     timeline: TimelineId,
     start: Lsn,
+    /// Where the backup of a standby is consistent: known when its control file is copied.
+    consistent: Option<Lsn>,
 }
 
 impl PostgresOrigin {
-    /// Connects. Refuses standbys, unknown versions, and roles that may not see where the data
-    /// directory is.
+    /// Connects. Refuses standbys unless they will do, unknown versions, and roles that may not
+    /// see where the data directory is.
     pub fn connect(conninfo: Conninfo, options: OriginOptions) -> Result<Self, LiveError> {
         let mut session = Session::open(&conninfo)?;
         let row = session.ask(
@@ -68,10 +91,11 @@ impl PostgresOrigin {
              (SELECT setting FROM pg_settings WHERE name = 'data_directory')",
             &[],
         )?;
-        if row.get(0) {
+        let in_recovery: bool = row.get(0);
+        if in_recovery && !options.standby {
             return Err(LiveError::Standby);
         }
-        let directory = match (options.data_directory, row.get::<_, Option<String>>(1)) {
+        let directory = match (options.data_directory.clone(), row.get::<_, Option<String>>(1)) {
             (Some(directory), _) => directory,
             (None, Some(directory)) => directory.into(),
             (None, None) => {
@@ -82,11 +106,16 @@ impl PostgresOrigin {
                 });
             }
         };
+        let standby = in_recovery.then(|| {
+            let OriginOptions { primary, patience, cancel, .. } = options;
+            Standby::new(&mut session, &conninfo, primary, patience, cancel)
+        });
         Ok(Self {
             conninfo,
             session: Some(session),
             directory,
             fast_checkpoint: options.fast_checkpoint,
+            standby,
             running: None,
             skipped: Vec::new(),
         })
@@ -108,6 +137,17 @@ impl PostgresOrigin {
         &self.skipped
     }
 
+    /// Whether the server is a standby.
+    pub fn is_standby(&self) -> bool {
+        self.standby.is_some()
+    }
+
+    /// Why a standby's primary cannot be asked to finish segments; `None` when it can, and for a
+    /// primary.
+    pub fn primary_trouble(&self) -> Option<&str> {
+        self.standby.as_ref().and_then(Standby::trouble)
+    }
+
     fn read_identity(&mut self) -> Result<ClusterIdentity, LiveError> {
         let directory = self.directory.clone();
         let (_, control) = read_control(&directory)?;
@@ -125,14 +165,20 @@ impl PostgresOrigin {
     }
 
     /// Proves that the directory follows the server: its last checkpoint is the backup's own, or
-    /// a later one. Gives the control file.
-    fn prove_directory(&self, start: Lsn) -> Result<Vec<u8>, LiveError> {
+    /// a later one; of a standby also that replay has got as far in it as the server says. Gives
+    /// the control file.
+    fn prove_directory(&mut self, start: Lsn) -> Result<(Vec<u8>, ControlFile), LiveError> {
+        let minimum = match self.standby {
+            Some(_) => Some(standby::servers_minimum(self.session()?)?),
+            None => None,
+        };
         let (bytes, control) = read_control(&self.directory)?;
-        if control.checkpoint < start {
+        let behind = minimum.is_some_and(|minimum| control.min_recovery < minimum);
+        if control.checkpoint < start || behind {
             let (path, on_disk) = (self.directory.clone(), control.checkpoint);
             return Err(LiveError::StaleDirectory { path, on_disk, start });
         }
-        Ok(bytes)
+        Ok((bytes, control))
     }
 
     fn begin(&mut self, label: &str) -> Result<BackupStart, LiveError> {
@@ -141,6 +187,12 @@ impl PostgresOrigin {
         }
         self.read_identity()?;
         let fast = self.fast_checkpoint;
+        if let Some(standby) = self.standby.take() {
+            let replayed = self.session().and_then(|session| standby.wait_for_replay(session));
+            self.standby = Some(standby);
+            replayed?;
+        }
+        let is_standby = self.standby.is_some();
         let session = self.session()?;
         let sql = if session.major() >= 15 {
             "SELECT pg_backup_start($1, $2)::text, pg_backend_pid()"
@@ -150,9 +202,10 @@ impl PostgresOrigin {
         let row = session.ask("starting backup mode", sql, &[&label, &fast])?;
         let at = session.time()?;
         let start = lsn(&row.get::<_, String>(0))?;
-        let (timeline, _) = position(session, false)?;
-        self.running = Some(Running { backend: row.get(1), timeline, start });
-        if let Err(error) = self.prove_directory(start) {
+        // A standby's start is its last restart point: the timeline is that of the checkpoint.
+        let (timeline, _) = position(session, is_standby)?;
+        self.running = Some(Running { backend: row.get(1), timeline, start, consistent: None });
+        if let Err(error) = self.prove_directory(start).and_then(|_| self.still_running()) {
             self.leave();
             return Err(error);
         }
@@ -170,16 +223,29 @@ impl PostgresOrigin {
         if row.get::<_, i32>(0) != backend {
             return Err(LiveError::SessionSwapped);
         }
-        let (now, _) = position(session, false)?;
+        let now = match self.standby {
+            Some(_) => self.replayed_timeline()?,
+            None => position(self.session()?, false)?.0,
+        };
         if now != timeline {
             return Err(LiveError::TimelineChanged { before: timeline, now });
         }
         Ok(())
     }
 
+    /// The timeline that a standby replays; an error when it is none any more.
+    fn replayed_timeline(&mut self) -> Result<TimelineId, LiveError> {
+        let sql = "SELECT pg_is_in_recovery()";
+        let row = self.session()?.ask("asking for the server's kind", sql, &[])?;
+        if !row.get::<_, bool>(0) {
+            return Err(LiveError::Promoted);
+        }
+        Ok(standby::replayed_timeline(&read_control(&self.directory)?.1))
+    }
+
     fn end(&mut self) -> Result<BackupStop, LiveError> {
         self.still_running()?;
-        let Some(Running { timeline, .. }) = self.running else {
+        let Some(Running { timeline, consistent, .. }) = self.running else {
             return Err(LiveError::Order("no backup is running"));
         };
         let session = self.session()?;
@@ -189,8 +255,16 @@ impl PostgresOrigin {
             "SELECT lsn::text, labelfile, spcmapfile FROM pg_stop_backup(false, false)"
         };
         let row = session.ask("leaving backup mode", sql, &[])?;
-        let at = session.time()?;
+        let mut at = session.time()?;
+        let mut stop = lsn(&row.get::<_, String>(0))?;
         self.running = None;
+        if let Some(standby) = &mut self.standby {
+            stop = consistent.unwrap_or(stop);
+            let session = self.session.as_mut().ok_or(LiveError::Order("there is no session"))?;
+            at = standby::time_at(session, stop)?;
+            let (_, control) = read_control(&self.directory)?;
+            standby.finish_last(stop, timeline, &control);
+        }
         let mut files = Vec::new();
         for (path, column) in [("backup_label", 1), ("tablespace_map", 2)] {
             let text: Option<String> = row.get(column);
@@ -198,12 +272,27 @@ impl PostgresOrigin {
                 files.push(GeneratedFile { path: path.into(), bytes: text.into_bytes() });
             }
         }
-        Ok(BackupStop { lsn: lsn(&row.get::<_, String>(0))?, timeline, at, files })
+        Ok(BackupStop { lsn: stop, timeline, at, files })
     }
 
     fn switch(&mut self) -> Result<SegmentSwitch, LiveError> {
         let size = self.read_identity()?.log_segment;
-        segment::finish(self.session()?, size)
+        let Some(mut standby) = self.standby.take() else {
+            return segment::finish(self.session()?, size);
+        };
+        let switched = read_control(&self.directory)
+            .and_then(|(_, control)| standby.finish_segment(self.session()?, &control));
+        self.standby = Some(standby);
+        switched
+    }
+
+    fn archiver_trouble(&mut self) -> Result<Option<String>, LiveError> {
+        let Some(mut standby) = self.standby.take() else {
+            return segment::archiver_failure(self.session()?);
+        };
+        let trouble = self.session().and_then(|session| standby.archiver_failure(session));
+        self.standby = Some(standby);
+        trouble
     }
 
     /// Gives the session up; the server leaves backup mode when it ends.
@@ -212,84 +301,7 @@ impl PostgresOrigin {
             self.session = None;
         }
     }
-}
 
-impl Origin for PostgresOrigin {
-    fn identity(&mut self) -> Result<ClusterIdentity, EngineError> {
-        Ok(self.read_identity()?)
-    }
-
-    fn version(&mut self) -> Result<String, EngineError> {
-        let sql = "SELECT current_setting('server_version')";
-        Ok(self.session()?.ask("reading the server's version", sql, &[])?.get(0))
-    }
-
-    fn data_directory(&self) -> &Path {
-        &self.directory
-    }
-
-    fn server_time(&mut self) -> Result<Timestamp, EngineError> {
-        Ok(self.session()?.time()?)
-    }
-
-    fn switch_segment(&mut self) -> Result<SegmentSwitch, EngineError> {
-        Ok(self.switch()?)
-    }
-
-    fn archiver_failure(&mut self) -> Result<Option<String>, EngineError> {
-        Ok(segment::archiver_failure(self.session()?)?)
-    }
-
-    fn start(&mut self, label: &str) -> Result<BackupStart, EngineError> {
-        Ok(self.begin(label)?)
-    }
-
-    fn listing(&mut self) -> Result<Listing, EngineError> {
-        self.still_running()?;
-        let identity = self.read_identity()?;
-        let scan = scan::list(&self.directory, &identity).map_err(EngineError::new)?;
-        self.skipped = scan.skipped;
-        Ok(scan.listing)
-    }
-
-    fn changes(&mut self, since: &Since) -> Result<Changes, EngineError> {
-        self.still_running()?;
-        let identity = self.read_identity()?;
-        let Some(Running { start, .. }) = self.running else {
-            return Err(LiveError::Order("no backup is running").into());
-        };
-        let directory = self.directory.clone();
-        let session = self.session()?;
-        Ok(changes::since(session, &directory, &identity, since, start)?)
-    }
-
-    fn keep_alive(&mut self) -> Result<(), EngineError> {
-        Ok(self.still_running()?)
-    }
-
-    fn control_file(&mut self) -> Result<GeneratedFile, EngineError> {
-        self.still_running()?;
-        let Some(Running { start, .. }) = self.running else {
-            return Err(LiveError::Order("no backup is running").into());
-        };
-        let bytes = self.prove_directory(start)?;
-        Ok(GeneratedFile { path: CONTROL_FILE.into(), bytes })
-    }
-
-    fn stop(&mut self) -> Result<BackupStop, EngineError> {
-        let result = self.end();
-        if result.is_err() {
-            self.leave();
-        }
-        Ok(result?)
-    }
-
-    fn abort(&mut self) {
-        self.leave();
-    }
-}
-
-impl PostgresOrigin {
     /// What the session's role may do.
     pub fn privileges(&mut self) -> Result<Privileges, LiveError> {
         Privileges::of(self.session()?)

@@ -1,6 +1,7 @@
 //! What can go wrong between lifeboat and a running server.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use lifeboat_engine::{EngineError, LogNameError, Lsn, SegmentName, SystemId, TimelineId};
 use lifeboat_units::{Code, Explain, Retry};
@@ -100,8 +101,41 @@ pub enum LiveError {
         version: String,
     },
     /// The server is a standby.
-    #[error("the server is a standby; a backup can only be taken from a primary for now")]
+    #[error("the server is a standby, and this needs a primary")]
     Standby,
+    /// A standby became a primary while it was backed up.
+    #[error("the standby was promoted while the backup ran")]
+    Promoted,
+    /// A standby has not replayed what its primary wrote.
+    #[error(
+        "the standby has replayed up to {replayed}, its primary was at {wanted} {} s ago{}{}",
+        waited.as_secs(),
+        if *paused { "; its replay is paused" } else { "" },
+        delay.as_ref().map(|delay| format!("; recovery_min_apply_delay is {delay}")).unwrap_or_default()
+    )]
+    Behind {
+        /// End of replay.
+        replayed: Lsn,
+        /// Where the primary was.
+        wanted: Lsn,
+        /// How long it was waited for.
+        waited: Duration,
+        /// Whether somebody has paused replay.
+        paused: bool,
+        /// `recovery_min_apply_delay`, when it is set.
+        delay: Option<String>,
+    },
+    /// What is said to be the primary is not what the standby follows.
+    #[error(
+        "the standby replays system {}, timeline {}; the primary is system {}, timeline {}",
+        standby.0, standby.1, primary.0, primary.1
+    )]
+    OtherPrimary {
+        /// System and timeline that the primary writes.
+        primary: (SystemId, TimelineId),
+        /// System and timeline that the standby replays.
+        standby: (SystemId, TimelineId),
+    },
     /// A file of the data directory cannot be read.
     #[error("cannot read `{}`", path.display())]
     Read {
@@ -263,6 +297,9 @@ impl Explain for LiveError {
             Self::NoSwitch { .. } => Code("LB-PG-034"),
             Self::Answer { .. } | Self::Position { .. } => Code("LB-PG-035"),
             Self::NoneWanted { .. } => Code("LB-PG-036"),
+            Self::Promoted => Code("LB-PG-040"),
+            Self::Behind { .. } => Code("LB-PG-041"),
+            Self::OtherPrimary { .. } => Code("LB-PG-042"),
             Self::TooOld { .. } => Code("LB-PG-037"),
             Self::SlotName { .. } => Code("LB-PG-038"),
             Self::Tls { .. } => Code("LB-PG-039"),
@@ -277,12 +314,13 @@ impl Explain for LiveError {
             | Self::NoSwitch { .. } => Retry::Later,
             Self::Control { source, .. } => source.retry(),
             Self::Tls { source, .. } if source.may_pass() => Retry::Later,
-            Self::TimelineChanged { .. } => Retry::Later,
+            Self::TimelineChanged { .. } | Self::Promoted | Self::Behind { .. } => Retry::Later,
             Self::Login { .. }
             | Self::Query { .. }
             | Self::Privilege { .. }
             | Self::Version { .. }
             | Self::Standby
+            | Self::OtherPrimary { .. }
             | Self::Read { .. }
             | Self::ForeignDirectory { .. }
             | Self::StaleDirectory { .. }
@@ -313,7 +351,19 @@ impl Explain for LiveError {
             Self::Privilege { grants, .. } => {
                 return Some(format!("a superuser can run:\n{grants}"));
             }
-            Self::Standby => "connect to the primary",
+            Self::Standby => {
+                "connect to the primary; `lifeboat backup --from standby` takes a backup here"
+            }
+            Self::Promoted => "take the backup again: of a primary now",
+            Self::Behind { paused: true, .. } => "SELECT pg_wal_replay_resume() on the standby",
+            Self::Behind { .. } => {
+                "does it receive WAL? A standby that is behind on purpose needs a longer \
+                 backup.archive-timeout, or the backup is taken from another server"
+            }
+            Self::OtherPrimary { .. } => {
+                "`postgres.primary` (or the connection's other host) must be what the standby \
+                 follows; after a failover, the standby must follow the new primary first"
+            }
             Self::Read { .. } => {
                 "run lifeboat as the owner of the data directory, on the server's own machine"
             }

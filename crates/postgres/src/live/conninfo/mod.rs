@@ -121,6 +121,14 @@ impl Conninfo {
     }
 }
 
+/// Reads only where the servers are, and nothing of who logs in and how: for the
+/// `primary_conninfo` of a standby, which is entered with a role of our own.
+pub fn hosts_in(text: &str) -> Result<Vec<Host>, ConninfoError> {
+    let mut raw = parse::split(text)?;
+    raw.retain(|_, value| !value.is_empty());
+    endpoints(&raw)
+}
+
 impl fmt::Display for Conninfo {
     /// As a connection string without the password.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
