@@ -9,6 +9,7 @@ pub mod measure;
 pub mod refusal;
 pub mod restored;
 pub mod same;
+pub mod standby;
 pub mod writers;
 
 pub use lab::{Lab, Ran};

@@ -58,6 +58,9 @@ fn server(app: &App, opened: &Opened, points: &mut Vec<Point>) -> Result<(), Cli
         return Ok(()); // the rest needs what a backup needs
     }
     let mut origin = app.origin(Wanted::Any)?;
+    if origin.is_standby() {
+        points.push(standby(&facts, origin.primary_trouble()));
+    }
     points.push(space("pg_wal space", &origin.data_directory().join("pg_wal")));
     let identity = match origin.identity() {
         Ok(identity) => identity,
@@ -70,7 +73,7 @@ fn server(app: &App, opened: &Opened, points: &mut Vec<Point>) -> Result<(), Cli
     let found = format!("{directory}, system {}", identity.system_id);
     points.push(Point::good("data directory", found));
     points.push(same_system(opened, &identity).unwrap_or_else(|e| Point::error("same system", e)));
-    if !facts.archives() {
+    if !facts.archives() && !facts.in_recovery {
         points.push(Point::failed(
             "WAL arrives",
             "not tried: the server does not archive",
@@ -95,6 +98,21 @@ fn privileges(facts: &ServerFacts) -> Point {
     }
     let statements = grants(facts.major(), &facts.role);
     Point::failed(NAME, "the role may not take backups", format!("a superuser runs:\n{statements}"))
+}
+
+/// A standby needs its primary to finish segments.
+fn standby(facts: &ServerFacts, trouble: Option<&str>) -> Point {
+    const NAME: &str = "standby";
+    let found = format!("it has replayed up to {}, timeline {}", facts.lsn, facts.timeline);
+    match trouble {
+        None => Point::good(NAME, format!("{found}; its primary can be asked to finish segments")),
+        Some(why) => Point::note(
+            NAME,
+            format!("{found}; its primary cannot be reached: {why}"),
+            "a backup waits until the primary finishes its segment; set `postgres.primary`, or \
+             archive_timeout on the primary",
+        ),
+    }
 }
 
 fn clock(app: &App, facts: &ServerFacts) -> Point {
@@ -146,7 +164,8 @@ fn same_system(opened: &Opened, identity: &ClusterIdentity) -> Result<Point, Cli
     Ok(Point::good(NAME, "the newest backup is of this system"))
 }
 
-/// The whole loop: a segment is finished, and arrives.
+/// The whole loop: a segment is finished, and arrives. From a standby whose primary cannot be
+/// reached: the newest that was finished.
 fn arrives(
     app: &App,
     opened: &Opened,

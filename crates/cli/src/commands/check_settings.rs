@@ -12,6 +12,9 @@ const SUMMARY_MINUTES_MIN: u64 = 2 * 24 * 60;
 
 /// Looks at every setting that matters.
 pub(crate) fn points(app: &App, facts: &ServerFacts) -> Result<Vec<Point>, CliError> {
+    if facts.in_recovery && facts.setting("archive_mode") != Some("always") {
+        return Ok(vec![wal_level(facts), checksums(facts)]); // the rest is the primary's
+    }
     let wanted = app.server_commands()?.archive();
     Ok(vec![
         wal_level(facts),
