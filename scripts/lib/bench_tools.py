@@ -9,7 +9,6 @@ from bench_measure import Cost, Runner, size_bytes
 from bench_server import Server
 
 JOBS = 2
-PREFETCH = 8  # segments; pgBackRest's queue of 128 MiB holds as many of 16 MiB
 
 PGBACKREST_CONF = """
 [global]
@@ -45,7 +44,7 @@ LIFEBOAT_MODES = {
     "async": ["wal.push=async"],
     "async lz4": ["wal.push=async", "repository.compression=lz4"],
     "no prefetch": ["wal.prefetch=0"],
-    "prefetch": ["wal.prefetch={prefetch}"],
+    "prefetch": [],  # its default: 16 segments
 }
 
 
@@ -180,18 +179,15 @@ class Lifeboat(Tool):
         *command, option = words
         return option in self.runner.run(self.program, *command, "--help")
 
-    def settings(self, mode: str) -> list[str]:
-        return [setting.format(prefetch=PREFETCH) for setting in LIFEBOAT_MODES[mode]]
-
     def accepts(self, mode: str) -> bool:
         process = self.runner.spawn(
-            self.command("list", settings=self.settings(mode)),
+            self.command("list", settings=LIFEBOAT_MODES[mode]),
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         return process.wait() == 0
 
     def wal_command(self, words: str, mode: str, data: Path | None = None) -> str:
         """What PostgreSQL would be given; it runs in the data directory that is meant."""
-        return " ".join(map(str, self.command("wal", words, settings=self.settings(mode))))
+        return " ".join(map(str, self.command("wal", words, settings=LIFEBOAT_MODES[mode])))
 
     def begin(self):
         self.runner.make_dir(self.host.name)
@@ -229,7 +225,7 @@ class Lifeboat(Tool):
             if not self.knows("restore", "--delta"):
                 return None
             words += ["--delta"]
-        return self.measure(*self.command(*words, settings=self.settings(mode) if mode else ()))
+        return self.measure(*self.command(*words, settings=LIFEBOAT_MODES[mode] if mode else ()))
 
     def repository_bytes(self):
         return size_bytes(self.repo, without="wal")

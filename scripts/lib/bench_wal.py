@@ -86,7 +86,7 @@ class WalBench:
                            tool.wal_command("push %p", mode))
         if "push" in self.chosen:
             self._note("push", f"{tool.name} {mode}", found, tool.archive_bytes() - before)
-        if mode == "async" and "ack" in self.chosen and number == 0:
+        if mode == "async" and "ack" in self.chosen and self.shape.segment_mib == 16:
             self._acknowledged(tool, mode)
 
     def _acknowledged(self, tool, mode):

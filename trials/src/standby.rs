@@ -117,8 +117,10 @@ impl<'a> Standby<'a> {
             let id = child.id().to_string();
             assert!(Command::new("kill").args([name, &id]).status().expect("kill runs").success());
         };
+        // What it asks for last before it copies; before backup mode it never rests there.
         let sql = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'lifeboat' \
-                   AND state = 'idle' AND query LIKE '%backend_pid%'";
+                   AND state = 'idle' AND query = 'SELECT pg_is_in_recovery()' \
+                   AND state_change < clock_timestamp() - interval '20 ms'";
         wait_for("backup mode", || self.query(sql) == ["1"]);
         signal("-STOP");
         meanwhile();

@@ -44,8 +44,8 @@ impl Origin for PostgresOrigin {
     }
 
     fn listing(&mut self) -> Result<Listing, EngineError> {
-        self.still_running()?;
         let identity = self.read_identity()?;
+        self.still_running()?;
         let scan = scan::list(&self.directory, &identity).map_err(EngineError::new)?;
         self.skipped = scan.skipped;
         Ok(scan.listing)
