@@ -3,13 +3,14 @@
 use std::path::Path;
 
 use lifeboat_engine::{
-    BackupStart, BackupStop, ClusterIdentity, EngineError, GeneratedFile, Listing, Origin,
-    SegmentSwitch,
+    BackupStart, BackupStop, Changes, ClusterIdentity, EngineError, GeneratedFile, Listing, Origin,
+    SegmentSwitch, Since,
 };
 use lifeboat_units::Timestamp;
 
 use super::{PostgresOrigin, Running, standby};
 use crate::control::CONTROL_FILE;
+use crate::live::changes;
 use crate::live::error::LiveError;
 use crate::scan;
 
@@ -49,6 +50,17 @@ impl Origin for PostgresOrigin {
         let scan = scan::list(&self.directory, &identity).map_err(EngineError::new)?;
         self.skipped = scan.skipped;
         Ok(scan.listing)
+    }
+
+    fn changes(&mut self, since: &Since) -> Result<Changes, EngineError> {
+        let identity = self.read_identity()?;
+        self.still_running()?;
+        let Some(Running { start, .. }) = self.running else {
+            return Err(LiveError::Order("no backup is running").into());
+        };
+        let directory = self.directory.clone();
+        let session = self.session()?;
+        Ok(changes::since(session, &directory, &identity, since, start)?)
     }
 
     fn keep_alive(&mut self) -> Result<(), EngineError> {
