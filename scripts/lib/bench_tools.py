@@ -199,7 +199,8 @@ class Lifeboat(Tool):
             "--repo", f"file://{self.repo}", "--passphrase-file", self.passphrase))
 
     def clear_spool(self):
-        """Its spool is in the data directory, or empty when nothing runs."""
+        """Acknowledgements of one repository say nothing of another."""
+        shutil.rmtree(self.server.data / "lifeboat.spool", ignore_errors=True)
 
     def take_over(self):
         self.server.archive_to(" ".join(map(str, self.command("wal", "push", "%p"))))

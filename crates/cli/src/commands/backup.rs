@@ -1,10 +1,11 @@
 //! `lifeboat backup`
 
 use lifeboat_jobs::backup::{self, BackupReport, BackupSettings};
+
+use super::reading;
 use lifeboat_postgres::live::backup::PostgresOrigin;
 use lifeboat_postgres::live::conninfo::Wanted;
 
-use super::reading;
 use crate::app::{Access, App};
 use crate::config::settings::{share, threads};
 use crate::error::CliError;
@@ -14,16 +15,14 @@ use crate::ui::{Page, Report, between, seconds};
 /// Take a base backup: complete by itself, at the price of what changed
 ///
 /// Runs on the server's own machine, primary or standby, as a user who can read the data
-/// directory. Checks first
-/// that WAL arrives in the repository, and lists the backup only when all the WAL it needs is
+/// directory. Checks first that WAL arrives in the repository, and lists the backup only when all the WAL it needs is
 /// there. From PostgreSQL 17 on, with `summarize_wal = on`, it reads only what the server says
 /// changed and a rotating share of the rest; else it reads everything and compares hashes. Pages
 /// that are damaged in the data directory are backed up as they are, named, and make the exit
 /// code 3; so do pages that changed although the server said nothing of it.
 #[derive(clap::Args, Debug)]
 #[command(
-    after_help = "Examples:\n  lifeboat backup\n  lifeboat backup --label 'before the upgrade'\n  \
-                  lifeboat backup --from standby"
+    after_help = "Examples:\n  lifeboat backup\n  lifeboat backup --label 'before the upgrade'\n  lifeboat backup --full-read\n  lifeboat backup --from standby"
 )]
 pub(crate) struct Args {
     /// A note that `list` shows
@@ -32,6 +31,12 @@ pub(crate) struct Args {
     /// Threads that read, compare, compress and seal
     #[arg(long, value_name = "N", value_parser = threads)]
     jobs: Option<usize>,
+    /// Read everything and compare hashes, whatever the server says of what changed
+    #[arg(long)]
+    full_read: bool,
+    /// Share of the unchanged data to compare by hashes, such as 1/14
+    #[arg(long, value_name = "SHARE", value_parser = share)]
+    sweep_share: Option<u32>,
     /// Where to take it from [default: found by itself]
     #[arg(long, value_name = "WHERE", value_enum)]
     from: Option<From>,
