@@ -27,7 +27,8 @@ NOTES = """## How it is measured
 
 * Every tool works on the same running PostgreSQL 18 with two processes or threads, and data that stand still.
 * pgBackRest: `zst` level 3, AES-256-CBC, bundles and block incremental, `start-fast`, `process-max=2`. lifeboat: its defaults, encryption on;
-  changes are found by hashes (`--full-read`) where nothing else is said. A first backup goes to a fresh repository.
+  changes are found by hashes (`--full-read`), or where the work says so by WAL summaries with a sweep of 1/14 of the rest. A first backup goes to a fresh
+  repository.
   pg_basebackup: tar, compressed by the client or the server with `zstd:level=3,workers=2`, without WAL, not encrypted; after 1 % its incremental form,
   which the server's summaries make, plain. `tar | zstd -3` and `cp` with `sync` are what the machine can do at all; nothing is encrypted there.
 * All WAL summaries are on (`summarize_wal`), for all tools alike; who does not use them pays only for the server's making them.

@@ -143,17 +143,11 @@ class PgBackRest(Tool):
 class Lifeboat(Tool):
     name = "lifeboat"
     can_add = True
-    host = "lifeboat-host"  # where settings and keys lie
-    flags = []  # of a backup
 
     def __init__(self, runner, server, program: Path):
         super().__init__(runner, server)
-<<<<<<< HEAD
-        self.repo = runner.work / f"{self.host}-repo"
-=======
         self.repo = runner.work / f"lifeboat-repo-{server.data.name}"
         self.host = runner.work / f"lifeboat-host-{server.data.name}"
->>>>>>> 36d8e85 (The benchmark measures push, get, replay, delta restore, summaries and remote backups beside its peers)
         self.passphrase = runner.work / "passphrase"
         self.passphrase.write_text("only for this measurement\n")
         self.passphrase.chmod(0o600)
@@ -165,12 +159,6 @@ class Lifeboat(Tool):
 
     def command(self, *words, settings=()):
         # Settings, keys and caches of one repository live and go together.
-<<<<<<< HEAD
-        return [self.program, "--config", self.runner.work / self.host / "lifeboat.toml", *words]
-
-    def begin(self):
-        self.runner.make_dir(self.host)
-=======
         sets = [word for setting in settings for word in ("--set", setting)]
         return [self.program, "--config", self.host / "lifeboat.toml", *sets, *words]
 
@@ -191,7 +179,6 @@ class Lifeboat(Tool):
 
     def begin(self):
         self.runner.make_dir(self.host.name)
->>>>>>> 36d8e85 (The benchmark measures push, get, replay, delta restore, summaries and remote backups beside its peers)
         self.runner.make_dir(self.repo.name).rmdir()
         self.runner.run(*self.command(
             "init", "--name", "main", "--pg",
@@ -205,10 +192,6 @@ class Lifeboat(Tool):
     def take_over(self):
         self.server.archive_to(" ".join(map(str, self.command("wal", "push", "%p"))))
 
-<<<<<<< HEAD
-    def backup(self, first):
-        return self.runner.measure(*self.command("backup", "--jobs", JOBS, *self.flags))
-=======
     def backup(self, work):
         words = ["backup", "--jobs", JOBS]
         if "remote" in work:
@@ -218,7 +201,6 @@ class Lifeboat(Tool):
         elif "summaries" not in work and self.knows("backup", "--full-read"):
             words += ["--full-read"]
         return self.measure(*self.command(*words))
->>>>>>> 36d8e85 (The benchmark measures push, get, replay, delta restore, summaries and remote backups beside its peers)
 
     def restore(self, into, delta=False, mode=None):
         words = ["restore", "--into", into, "--latest", "--jobs", JOBS]
@@ -236,39 +218,6 @@ class Lifeboat(Tool):
 
     def version(self):
         return self.runner.run(self.program, "--version").split()[-1]
-
-
-class LifeboatByHashes(Lifeboat):
-    """Reads everything, as before PostgreSQL 17 or without WAL summaries."""
-
-    name = "lifeboat, all read"
-    can_restore = False
-    host = "lifeboat-hashes"
-    flags = ["--full-read"]
-
-
-class PgBaseBackupIncremental(Tool):
-    """Plain files: only what changed since the backup before, by WAL summaries. Nothing is compressed or encrypted."""
-
-    name = "pg_basebackup -i"
-    can_restore = False
-    can_add = True
-
-    def begin(self):
-        self.targets = []
-
-    def backup(self, first):
-        before = [] if first else [f"--incremental={self.targets[-1] / 'backup_manifest'}"]
-        self.targets.append(self.runner.make_dir(f"incremental-{len(self.targets)}"))
-        return self.runner.measure(
-            "pg_basebackup", "-U", "postgres", "-D", self.targets[-1], "--checkpoint=fast",
-            "--wal-method=none", *before)
-
-    def repository_bytes(self):
-        return sum(size_bytes(target) for target in self.targets)
-
-    def version(self):
-        return self.runner.run("pg_basebackup", "--version").split()[2]
 
 
 class PgBaseBackup(Tool):
