@@ -1,5 +1,6 @@
 //! Output: one report, as text for people or as JSON for programs.
 
+use std::cell::OnceCell;
 use std::io::{IsTerminal, Write};
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
@@ -35,7 +36,8 @@ pub(crate) struct Ui {
     /// Only what was asked for.
     pub quiet: bool,
     color: bool,
-    zone: TimeZone,
+    /// Looked up when it is needed first: that reads a directory of a hundred names.
+    zone: OnceCell<TimeZone>,
 }
 
 impl Ui {
@@ -48,7 +50,7 @@ impl Ui {
                 std::io::stdout().is_terminal() && crate::config::variable("NO_COLOR").is_none()
             }
         };
-        Self { json, quiet, color, zone: TimeZone::system() }
+        Self { json, quiet, color, zone: OnceCell::new() }
     }
 
     /// Shows a report: text or JSON from the same value.
@@ -87,7 +89,7 @@ impl Ui {
 
     /// The zone in which moments are shown.
     pub fn zone(&self) -> &TimeZone {
-        &self.zone
+        self.zone.get_or_init(TimeZone::system)
     }
 }
 
@@ -95,7 +97,7 @@ impl Ui {
 pub(crate) struct Page {
     text: String,
     color: bool,
-    zone: TimeZone,
+    zone: OnceCell<TimeZone>,
 }
 
 impl Page {
@@ -154,7 +156,9 @@ impl Page {
 
     /// A moment in the local zone.
     pub fn time(&self, at: Timestamp) -> String {
-        at.to_zoned(self.zone.clone()).strftime("%Y-%m-%d %H:%M:%S %Z").to_string()
+        at.to_zoned(self.zone.get_or_init(TimeZone::system).clone())
+            .strftime("%Y-%m-%d %H:%M:%S %Z")
+            .to_string()
     }
 }
 

@@ -299,10 +299,10 @@ impl Decompressor {
         if raw_len > EXTENT_BYTES_MAX {
             return Err(damaged("an extent is larger than extents can be"));
         }
-        out.clear();
         if transform == 0 {
-            unpack(&mut self.zstd, codec, payload, raw_len, out).map_err(damaged)?;
+            unpack_over(&mut self.zstd, codec, payload, raw_len, out).map_err(damaged)?;
         } else {
+            out.clear();
             let Some(reorder) = self.transforms.by_id(transform) else {
                 return Err(RepoError::damaged(
                     object,
@@ -311,41 +311,75 @@ impl Decompressor {
                     ),
                 ));
             };
-            self.split.clear();
             // A reordered extent may be a little longer than the pages.
-            unpack(&mut self.zstd, codec, payload, raw_len + raw_len / 4 + 4096, &mut self.split)
-                .map_err(damaged)?;
+            let limit = raw_len + raw_len / 4 + 4096;
+            unpack_over(&mut self.zstd, codec, payload, limit, &mut self.split).map_err(damaged)?;
             out.reserve(raw_len);
             reorder.join(&self.split, raw_len, out).map_err(|why| damaged(&why))?;
         }
         if out.len() == raw_len { Ok(()) } else { Err(damaged("an extent has the wrong length")) }
     }
+
+    /// Fills `out` with the raw bytes of an extent that is exactly as long, and was not reordered.
+    pub fn decompress_exactly(
+        &mut self,
+        object: &str,
+        extent: &[u8],
+        out: &mut [u8],
+    ) -> Result<(), RepoError> {
+        let damaged = |what: &str| RepoError::damaged(object, what);
+        let Some((head, payload)) = extent.split_first_chunk::<HEAD_BYTES>() else {
+            return Err(damaged("an extent is shorter than its head"));
+        };
+        let [codec, transform, length @ ..] = *head;
+        if transform != 0 {
+            return Err(damaged("an extent was reordered that never is"));
+        }
+        if u32::from_le_bytes(length) as usize != out.len() {
+            return Err(damaged("an extent has the wrong length"));
+        }
+        let filled = unpack(&mut self.zstd, codec, payload, out).map_err(damaged)?;
+        if filled == out.len() { Ok(()) } else { Err(damaged("an extent has the wrong length")) }
+    }
 }
 
-/// Appends what `payload` decompresses to, at most `limit` bytes.
-fn unpack(
+/// Replaces the content of `out` by what `payload` decompresses to, at most `limit` bytes.
+fn unpack_over(
     zstd: &mut zstd::bulk::Decompressor<'static>,
     codec: u8,
     payload: &[u8],
     limit: usize,
     out: &mut Vec<u8>,
 ) -> Result<(), &'static str> {
+    // What is there is overwritten, and need not be zeroed again.
     out.resize(limit, 0);
-    let length = match codec {
-        STORED if payload.len() <= limit => {
-            out[..payload.len()].copy_from_slice(payload);
-            payload.len()
-        }
-        STORED => return Err("an extent is longer than it says"),
-        ZSTD => zstd
-            .decompress_to_buffer(payload, out.as_mut_slice())
-            .map_err(|_| "zstd cannot decompress an extent")?,
-        LZ4 => lz4_flex::block::decompress_into(payload, out)
-            .map_err(|_| "LZ4 cannot decompress an extent")?,
-        _ => return Err("an extent uses a codec that this program does not know"),
-    };
+    let length = unpack(zstd, codec, payload, out)?;
     out.truncate(length);
     Ok(())
+}
+
+/// Writes what `payload` decompresses to at the beginning of `out`, and gives its length.
+fn unpack(
+    zstd: &mut zstd::bulk::Decompressor<'static>,
+    codec: u8,
+    payload: &[u8],
+    out: &mut [u8],
+) -> Result<usize, &'static str> {
+    match codec {
+        STORED => match out.get_mut(..payload.len()) {
+            Some(out) => {
+                out.copy_from_slice(payload);
+                Ok(payload.len())
+            }
+            None => Err("an extent is longer than it says"),
+        },
+        ZSTD => {
+            zstd.decompress_to_buffer(payload, out).map_err(|_| "zstd cannot decompress an extent")
+        }
+        LZ4 => lz4_flex::block::decompress_into(payload, out)
+            .map_err(|_| "LZ4 cannot decompress an extent"),
+        _ => Err("an extent uses a codec that this program does not know"),
+    }
 }
 
 #[cfg(test)]

@@ -25,6 +25,8 @@ const HEAD_BYTES_MAX: usize = 1 << 20;
 pub(crate) const FILE_BYTES_MAX: u64 = 1 << 30;
 /// A log file is compressed and sealed in pieces of this length.
 const PIECE_BYTES: usize = EXTENT_BYTES_MAX;
+/// So many pieces are read with one request: 16 MiB at most.
+const READ_PIECES: usize = 16;
 
 /// Where a log file belongs.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -77,6 +79,27 @@ pub struct LogHead {
     pub archived_at: Timestamp,
     /// What the engine and the job know of it; the repository does not look into it.
     pub facts: serde_json::Value,
+}
+
+/// Memory for reading log files, used again and again.
+pub struct LogReader {
+    decompressor: Decompressor,
+    sealed: Vec<u8>,
+    content: Vec<u8>,
+}
+
+impl LogReader {
+    /// What was read last; not to be used after an error.
+    pub fn content(&self) -> &[u8] {
+        &self.content
+    }
+}
+
+impl Default for LogReader {
+    fn default() -> Self {
+        let decompressor = Decompressor::new(Transforms::default());
+        Self { decompressor, sealed: Vec::new(), content: Vec::new() }
+    }
 }
 
 /// What became of a log file that was to be archived.
@@ -252,6 +275,17 @@ impl Cluster {
     ///
     /// Errors: [`RepoError::is_not_found`] only when it is certainly not there.
     pub fn read_log(&self, place: &LogPlace) -> Result<(LogHead, Vec<u8>), RepoError> {
+        let mut reader = LogReader::default();
+        let head = self.read_log_with(place, &mut reader)?;
+        Ok((head, reader.content))
+    }
+
+    /// As [`Cluster::read_log`], with memory that is used again: the content is the reader's.
+    pub fn read_log_with(
+        &self,
+        place: &LogPlace,
+        reader: &mut LogReader,
+    ) -> Result<LogHead, RepoError> {
         let key = place.key(self)?;
         let damaged = |what: &str| RepoError::damaged(key.as_str(), what);
         let (head, mut offset) = self.read_head(place)?;
@@ -259,27 +293,39 @@ impl Cluster {
         let identity = self.repository().keyring().identity.as_ref();
         let data_key = DataKey::unwrap(&wrapped, identity, key.as_str())?;
         let content_key = data_key.seal_key(&self.object_scope(&place.relative()));
-        let mut decompressor = Decompressor::new(Transforms::default());
         let pieces: u64 = head.pieces.iter().map(|length| u64::from(*length)).sum();
         if self.store().size(&key)? != offset + pieces {
             return Err(damaged("it is shorter or longer than its head says"));
         }
-        let mut content = Vec::with_capacity(head.size_bytes as usize);
-        let (mut sealed, mut raw) = (Vec::new(), Vec::new());
-        for (number, length) in head.pieces.iter().enumerate() {
-            self.store().get_range(&key, offset, *length as usize, &mut sealed)?;
-            offset += u64::from(*length);
-            let plain =
-                content_key.open(BoxKind::Extent, number as u64, key.as_str(), &mut sealed)?;
-            decompressor.decompress(key.as_str(), plain, &mut raw)?;
-            content.extend_from_slice(&raw);
+        let LogReader { decompressor, sealed, content } = reader;
+        match content.len() {
+            0 => *content = vec![0; head.size_bytes as usize], // zeros from the system cost nothing
+            _ => content.resize(head.size_bytes as usize, 0),
         }
-        if content.len() as u64 != head.size_bytes
-            || hex(&self.hasher().digest(&content)) != head.digest
-        {
+        let mut raw = content.chunks_mut(PIECE_BYTES);
+        let mut number = 0;
+        let mut left = &head.pieces[..];
+        while !left.is_empty() {
+            // Many pieces with one request.
+            let (now, later) = left.split_at(READ_PIECES.min(left.len()));
+            let together: usize = now.iter().map(|length| *length as usize).sum();
+            self.store().get_range(&key, offset, together, sealed)?;
+            offset += together as u64;
+            let mut rest = &mut sealed[..];
+            for length in now {
+                let (piece, behind) = rest.split_at_mut(*length as usize);
+                rest = behind;
+                let plain = content_key.open(BoxKind::Extent, number, key.as_str(), piece)?;
+                let out = raw.next().ok_or_else(|| damaged("it has too many pieces"))?;
+                decompressor.decompress_exactly(key.as_str(), plain, out)?;
+                number += 1;
+            }
+            left = later;
+        }
+        if hex(&self.hasher().digest(content)) != head.digest {
             return Err(damaged("its content does not have the digest it was stored with"));
         }
-        Ok((head, content))
+        Ok(head)
     }
 
     /// All archived log files, sorted.

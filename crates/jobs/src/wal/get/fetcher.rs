@@ -11,7 +11,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use lifeboat_engine::{LogFile, SegmentName, SegmentSize, SystemId};
-use lifeboat_repo::RepoError;
+use lifeboat_repo::{LogReader, RepoError};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::super::place::place;
@@ -258,6 +258,7 @@ impl Fetcher<'_> {
 
     /// One thread.
     fn work(&self) {
+        let mut reader = LogReader::default();
         let mut inner = self.lock();
         while !inner.over {
             let Some(item) = inner.shelf.next() else {
@@ -265,7 +266,7 @@ impl Fetcher<'_> {
                 continue;
             };
             drop(inner);
-            let fetch = self.fetch(item);
+            let fetch = self.fetch(item, &mut reader);
             inner = self.lock();
             if !inner.shelf.done(item, fetch) {
                 let _ = fs::remove_file(self.path(item));
@@ -276,14 +277,16 @@ impl Fetcher<'_> {
 
     /// Fetches one whole segment, checked as for the server itself. Nothing else counts: a
     /// segment that is not archived whole is left to the foreground.
-    fn fetch(&self, item: Item) -> Fetch {
+    fn fetch(&self, item: Item, reader: &mut LogReader) -> Fetch {
         let file = LogFile::Segment(item.segment);
-        let (facts, content) = match self.ports.cluster.read_log(&place(self.system, file)) {
-            Ok((head, content)) => (head.facts, content),
+        let read = self.ports.cluster.read_log_with(&place(self.system, file), reader);
+        let facts = match read {
+            Ok(head) => head.facts,
             Err(error) => return failure(&error),
         };
+        let content = reader.content();
         let size = self.size.bytes();
-        if check_content(self.ports, file, self.system, facts, &content).is_err()
+        if check_content(self.ports, file, self.system, facts, content).is_err()
             || content.len() as u64 != size
         {
             return Fetch::Failed;
@@ -295,7 +298,7 @@ impl Fetcher<'_> {
             let mut options = OpenOptions::new();
             let mut file =
                 options.write(true).create_new(true).mode(0o600).open(self.path(item))?;
-            file.write_all(&content)
+            file.write_all(content)
         };
         match write() {
             Ok(()) => Fetch::Whole,
