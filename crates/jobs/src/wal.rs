@@ -4,12 +4,14 @@
 //! |---|---|
 //! | [`push`] | archives files of the log, for `archive_command` |
 //! | [`get`] | fetches one, for `restore_command` |
+//! | [`given_up`] | gaps that were made on purpose |
 //! | [`list`] | ranges, gaps and what can be reached |
 //! | [`state`] | what a restored directory remembers until its recovery is over |
 //! | [`wait`] | waits until a segment has arrived |
 
 pub mod error;
 pub mod get;
+pub mod given_up;
 pub mod list;
 pub mod push;
 pub mod state;
@@ -23,6 +25,7 @@ pub use get::{
     GetOutcome, GetSettings, PREFETCH_DIRECTORY, Prefetch, PrefetchClaim, get, get_ahead, get_with,
     keeps_asking, prefetch, worth_prefetching,
 };
+pub use given_up::{GivenUp, given_up};
 pub use list::{Gap, HistoryState, SystemWal, TimelineWal, WalReport, Window, list};
 pub use place::data_directory;
 pub use push::{PushReport, PushSettings, Pushed, push};

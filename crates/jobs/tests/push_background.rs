@@ -7,12 +7,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use lifeboat_engine::{LogFacts, LogFile};
-use lifeboat_jobs::wal::push::ack::Target;
+use lifeboat_jobs::inventory::Inventory;
+use lifeboat_jobs::wal::push::ack::{Kind, Target};
 use lifeboat_jobs::wal::push::client::{Answer, Call};
 use lifeboat_jobs::wal::push::note::ErrorNote;
 use lifeboat_jobs::wal::push::pusher::{Pusher, PusherSettings, Work};
 use lifeboat_jobs::wal::push::spool::Spool;
-use lifeboat_jobs::wal::{PushError, PushSettings};
+use lifeboat_jobs::wal::{self, PushError, PushSettings};
 use lifeboat_repo::Cluster;
 use lifeboat_store::MemoryStore;
 use lifeboat_testkit::{Fault, FaultyStore, Schedule, SimClock, ToyEngine, toy};
@@ -109,6 +110,17 @@ fn rounds(
     clock: &SimClock,
     connect: &(dyn Fn() -> Result<Cluster, ErrorNote> + Sync),
     target: Target,
+    each: impl FnMut(&Work<'_>) -> bool,
+) {
+    rounds_with(directory, clock, connect, (target, None), each);
+}
+
+/// The same, with a limit for what waits.
+fn rounds_with(
+    directory: &Path,
+    clock: &SimClock,
+    connect: &(dyn Fn() -> Result<Cluster, ErrorNote> + Sync),
+    (target, backlog_max): (Target, Option<u64>),
     mut each: impl FnMut(&Work<'_>) -> bool,
 ) {
     let cancel = Cancel::default();
@@ -124,6 +136,7 @@ fn rounds(
             jobs: 2,
             idle: Duration::from_secs(1),
             target,
+            backlog_max,
         },
     });
     while each(&work) {
@@ -249,6 +262,49 @@ fn a_spool_that_cannot_be_written_to_or_pushers_that_die_leave_it_to_the_foregro
     assert!(matches!(answer, Ok(Answer::Unusable(_))), "{answer:?}");
 }
 
+#[test]
+fn over_the_limit_the_oldest_segments_are_given_up_and_the_gap_is_recorded_first() {
+    let (world, mut server) = (World::new(), Server::new());
+    let (clock, directory) = (world.clock.clone(), server.home.path().to_owned());
+    let files: Vec<_> = (0..6).map(|_| server.finish()).collect();
+    let away =
+        || Err(ErrorNote::of(&world.cluster.log_head(&toy::place(SYSTEM, files[0])).unwrap_err()));
+    let limit = (target(), Some(4 << 20));
+    let mut left = 3;
+    rounds_with(&directory, &clock, &away, limit, |work| {
+        work.round().unwrap();
+        left -= 1;
+        left > 0
+    });
+    let kinds = |file| server.spool().answer(&server.path(file), target()).map(|ack| ack.kind);
+    let given_up = Some(Kind::GivenUp);
+    assert_eq!((kinds(files[0]), kinds(files[1]), kinds(files[2])), (given_up, given_up, None));
+    let pending = server.spool().pending_gaps().unwrap();
+    assert_eq!(pending.len(), 1);
+    assert_eq!(pending[0].first.to_string(), files[0].to_string());
+    assert_eq!(pending[0].last.to_string(), files[1].to_string());
+    assert!(server.spool().backup_is_wanted());
+    // The repository is back: the gap is recorded, then the rest is pushed.
+    let back = || Ok(world.cluster.clone());
+    let mut tries = 0;
+    rounds_with(&directory, &clock, &back, limit, |work| {
+        work.round().unwrap();
+        tries += 1;
+        tries < 3
+    });
+    assert!(server.spool().pending_gaps().unwrap().is_empty());
+    let inventory = Inventory::load(&world.cluster, &ToyEngine).unwrap();
+    let gaps = wal::given_up(&world.cluster, &inventory).unwrap();
+    assert_eq!(gaps.len(), 1);
+    assert_eq!(gaps[0].last.to_string(), files[1].to_string());
+    assert!(gaps[0].backup_needed);
+    assert_eq!(world.cluster.logs().unwrap().len(), 4, "what was within the limit is stored");
+    // Without a limit nothing is ever given up.
+    (0..50).for_each(|_| _ = server.finish());
+    rounds(&directory, &clock, &away, target(), |work| work.round().unwrap() > 0);
+    assert!(server.spool().pending_gaps().unwrap().is_empty());
+}
+
 /// What happens next in a history.
 #[derive(Debug, Clone)]
 enum Step {
@@ -289,8 +345,8 @@ proptest! {
         let directory = server.home.path().to_owned();
         for step in steps {
             match step {
-                Step::Finish => drop(server.finish()),
-                Step::Archive => drop(server.archive(target(), &clock)),
+                Step::Finish => _ = server.finish(),
+                Step::Archive => _ = server.archive(target(), &clock),
                 Step::Round => {
                     let connect = || Ok(world.cluster.clone());
                     rounds(&directory, &clock, &connect, target(), |work| {

@@ -13,7 +13,7 @@ use lifeboat_postgres::live::session::Session;
 use lifeboat_units::{ByteCount, Clock};
 
 use super::check::Point;
-use super::check_settings;
+use super::{check_archiving, check_settings};
 use crate::app::{Access, App, Opened};
 use crate::error::CliError;
 use crate::ui::{between, seconds};
@@ -81,6 +81,8 @@ fn server(app: &App, opened: &Opened, points: &mut Vec<Point>) -> Result<(), Cli
         ));
         return Ok(());
     }
+    let archiving = check_archiving::point(app, origin.data_directory());
+    points.push(archiving.unwrap_or_else(|e| Point::error("archiving", e)));
     points.push(
         arrives(app, opened, &mut origin, &identity)
             .unwrap_or_else(|e| Point::error("WAL arrives", e)),

@@ -1,7 +1,7 @@
 //! `lifeboat list`
 
 use lifeboat_jobs::inventory::{Backup, Inventory, Unreadable};
-use lifeboat_jobs::wal::{self, Gap, Window};
+use lifeboat_jobs::wal::{self, Gap, GivenUp, Window};
 use lifeboat_repo::BackupId;
 use lifeboat_units::{ByteCount, Timestamp};
 use serde::Serialize;
@@ -31,6 +31,7 @@ pub(crate) fn run(app: &App, _args: &Args) -> Result<Outcome, CliError> {
         wal_stored_bytes: timelines().map(|timeline| timeline.stored_bytes).sum(),
         windows: wal.windows.clone(),
         gaps: timelines().flat_map(|timeline| timeline.gaps.clone()).collect(),
+        given_up: wal.given_up.clone(),
         unreadable: inventory.unreadable,
     })?;
     Ok(Outcome::Done)
@@ -46,6 +47,7 @@ struct List {
     wal_stored_bytes: ByteCount,
     windows: Vec<Window>,
     gaps: Vec<Gap>,
+    given_up: Vec<GivenUp>,
     unreadable: Vec<Unreadable>,
 }
 
@@ -126,6 +128,7 @@ impl Report for List {
                 counted(gap.segments, "segment")
             ));
         }
+        wal_list::given_up(page, &self.given_up);
         wal_list::windows(page, &self.windows);
         for object in &self.unreadable {
             page.line(format!("{cross} backup {} cannot be read: {}", object.object, object.why));

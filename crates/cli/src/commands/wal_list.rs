@@ -1,6 +1,6 @@
 //! `lifeboat wal list`
 
-use lifeboat_jobs::wal::{self, HistoryState, TimelineWal, WalReport, Window};
+use lifeboat_jobs::wal::{self, GivenUp, HistoryState, TimelineWal, WalReport, Window};
 
 use crate::app::{Access, App};
 use crate::error::CliError;
@@ -31,6 +31,7 @@ impl Report for WalReport {
                 page.line("");
             }
         }
+        given_up(page, &self.given_up);
         windows(page, &self.windows);
         for object in &self.unreadable {
             let mark = page.cross();
@@ -73,6 +74,19 @@ fn notes(page: &mut Page, timeline: &TimelineWal) {
     if let Some(at) = timeline.last_commit {
         let at = page.time(at);
         page.line(format!("last commit in the newest segment: {at}"));
+    }
+}
+
+/// What was given up, one line each: an alarm until there is a backup after it.
+pub(crate) fn given_up(page: &mut Page, gaps: &[GivenUp]) {
+    for gap in gaps {
+        let (mark, at) = (page.cross(), page.time(gap.at));
+        let mark = if gap.backup_needed { mark } else { page.note() };
+        let next = if gap.backup_needed { "take a backup now" } else { "a backup was taken since" };
+        page.line(format!(
+            "{mark} given up: {} to {} at {at} ({}); {next}",
+            gap.first, gap.last, gap.reason
+        ));
     }
 }
 

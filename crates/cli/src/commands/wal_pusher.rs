@@ -1,9 +1,10 @@
 //! `lifeboat wal pusher`
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use lifeboat_jobs::wal::PushSettings;
@@ -58,13 +59,29 @@ pub(crate) fn run(app: &App, _args: &Args) -> Result<Outcome, CliError> {
             jobs: settings.push_jobs,
             idle: IDLE,
             target,
+            backlog_max: settings.backlog_max,
         },
     };
     let config = settings.file.clone();
     let began_with = stamp(&config);
     let wanted = || stamp(&config) == began_with && is_installed();
-    Work::new(pusher).run(&lock, &wanted).map_err(files::failed("work in", spool.directory()))?;
+    let backup = || start_backup(app);
+    Work::new(pusher)
+        .run(&lock, &wanted, &backup)
+        .map_err(files::failed("work in", spool.directory()))?;
     Ok(Outcome::Done)
+}
+
+/// Starts this program again to take a backup; what it says goes to the pusher's log.
+fn start_backup(app: &App) -> io::Result<Child> {
+    let mut command = Command::new(std::env::current_exe()?);
+    if let Some(file) = app.settings().ok().filter(|s| s.found).map(|s| &s.file) {
+        command.arg("--config").arg(file);
+    }
+    app.global.set.iter().for_each(|set| {
+        command.arg("--set").arg(set);
+    });
+    command.args(["--quiet", "backup"]).stdin(Stdio::null()).stdout(Stdio::null()).spawn()
 }
 
 /// The lock that came as standard input, or one that is free; `None` when another pusher lives.

@@ -60,6 +60,8 @@ keys! {
         "Threads of the background process [default: one per processor, at most 4].";
     WAL_PUSH_TIMEOUT = "wal.push-timeout", "60s", "2m",
         "How long one `wal push` waits for the background process before it tells PostgreSQL to try again.";
+    WAL_BACKLOG_MAX = "wal.backlog-max", "", "50GiB",
+        "How much WAL may wait in pg_wal before the oldest of it is given up so that the server can go on: PostgreSQL is told that it is archived, a gap is recorded, and a new backup is taken. Moments in between cannot be restored [default: no limit].";
     WAL_PREFETCH = "wal.prefetch", "16", "64",
         "How many WAL segments `lifeboat wal get` fetches ahead of a recovering server, at most; they lie in `lifeboat.prefetch` in its data directory until the server asks for them. 0 turns it off.";
     WAL_PREFETCH_JOBS = "wal.prefetch-jobs", "", "4",

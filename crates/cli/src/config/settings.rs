@@ -51,6 +51,8 @@ pub(crate) struct Settings {
     pub push_jobs: usize,
     /// How long one push waits for it.
     pub push_timeout: Duration,
+    /// How much WAL may wait before it is given up, in bytes.
+    pub backlog_max: Option<u64>,
     /// How long to wait for a segment.
     pub archive_timeout: Duration,
     /// Fetch so many segments ahead of recovery, at most.
@@ -91,6 +93,7 @@ impl Settings {
             restore_jobs: jobs(&keys::RESTORE_JOBS, processors)?,
             push_in_background: parsed(raw, &keys::WAL_PUSH, push_mode)?.unwrap_or(true),
             push_jobs: jobs(&keys::WAL_PUSH_JOBS, processors.min(4))?,
+            backlog_max: parsed(raw, &keys::WAL_BACKLOG_MAX, size)?,
             push_timeout: parsed(raw, &keys::WAL_PUSH_TIMEOUT, duration)?
                 .unwrap_or(Duration::from_secs(60)),
             archive_timeout: parsed(raw, &keys::ARCHIVE_TIMEOUT, duration)?
@@ -149,6 +152,22 @@ fn name(text: &str) -> Result<ClusterName, String> {
 fn compression(text: &str) -> Result<Compression, String> {
     text.parse()
         .map_err(|_| format!("cannot be `{text}`: it is auto, zstd:1 to zstd:19, lz4 or none"))
+}
+
+/// Reads a size such as `512MiB` or `50GiB`, in bytes.
+pub(crate) fn size(text: &str) -> Result<u64, String> {
+    let bad = || format!("cannot be `{text}`: it is a size such as 512MiB, 50GiB or 1TiB");
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let factor = match unit.trim() {
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        "TiB" => 1u64 << 40,
+        _ => return Err(bad()),
+    };
+    let number: u64 = number.parse().map_err(|_| bad())?;
+    number.checked_mul(factor).filter(|bytes| *bytes > 0).ok_or_else(bad)
 }
 
 /// Reads whether to push in the background.
@@ -242,6 +261,15 @@ mod tests {
         assert_eq!(share("1"), Ok(1));
         for text in ["0", "1/0", "2/14", "14", "1/1001", "7%", ""] {
             assert!(share(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes_have_units() {
+        assert_eq!(size("512MiB"), Ok(512 << 20));
+        assert_eq!(size("50 GiB"), Ok(50 << 30));
+        for text in ["", "5", "0GiB", "GiB", "-1GiB", "5 bytes", "99999999999TiB"] {
+            assert!(size(text).is_err(), "{text}");
         }
     }
 

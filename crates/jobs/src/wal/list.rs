@@ -5,6 +5,7 @@ use lifeboat_repo::{BackupId, LogPlace};
 use lifeboat_units::{ByteCount, Timestamp};
 use serde::Serialize;
 
+use super::given_up::{GivenUp, given_up};
 use super::reach::{lies_on, reaches};
 use crate::inventory::{Backup, Inventory, InventoryError, SegmentRange, Timeline, Unreadable};
 use crate::ports::Ports;
@@ -19,6 +20,8 @@ pub struct WalReport {
     /// What can be restored to: from a backup's end to the last segment that follows without a
     /// gap.
     pub windows: Vec<Window>,
+    /// Segments that were given up, so that the server could go on.
+    pub given_up: Vec<GivenUp>,
     /// What could not be read.
     pub unreadable: Vec<Unreadable>,
 }
@@ -106,10 +109,11 @@ pub struct Window {
 /// Says what WAL of a cluster is there, and which moments it reaches.
 pub fn list(ports: &Ports<'_>) -> Result<WalReport, InventoryError> {
     let inventory = Inventory::load(ports.cluster, ports.engine)?;
-    Ok(report(ports.cluster.name().as_str(), &inventory))
+    let given_up = given_up(ports.cluster, &inventory)?;
+    Ok(WalReport { given_up, ..report(ports.cluster.name().as_str(), &inventory) })
 }
 
-/// The report of an inventory that was read.
+/// The report of an inventory that was read; without what was given up, which the journal tells.
 pub fn report(cluster: &str, inventory: &Inventory) -> WalReport {
     let mut systems: Vec<SystemWal> = Vec::new();
     for timeline in inventory.timelines.values() {
@@ -123,6 +127,7 @@ pub fn report(cluster: &str, inventory: &Inventory) -> WalReport {
         cluster: cluster.to_owned(),
         systems,
         windows: windows(inventory),
+        given_up: Vec::new(),
         unreadable: inventory.unreadable.clone(),
     }
 }

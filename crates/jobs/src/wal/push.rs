@@ -6,6 +6,7 @@
 //! | [`pusher`] | the background pusher |
 //! | [`spool`], [`ack`], [`note`] | what passes from one to the other |
 //! | [`order`] | what to push next, what is stale |
+//! | [`shed`] | giving WAL up, where the operator set a limit |
 //! | [`batch`] | many files behind one barrier |
 
 pub mod ack;
@@ -13,6 +14,7 @@ pub mod client;
 pub mod note;
 pub mod order;
 pub mod pusher;
+pub mod shed;
 pub mod spool;
 
 mod batch;

@@ -7,6 +7,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::File;
 use std::io;
 use std::path::Path;
+use std::process::Child;
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -14,10 +15,11 @@ use lifeboat_engine::{Engine, LogFile, TargetState};
 use lifeboat_repo::Cluster;
 use lifeboat_units::{Cancel, Clock, Silent};
 
-use super::ack::Target;
+use super::ack::{Ack, FileStamp, Kind, Target};
 use super::batch::{Stored, Storer};
 use super::note::ErrorNote;
-use super::order::{by_need, pause, share, stale};
+use super::order::{by_need, excess, pause, share, stale};
+use super::shed::{GapError, WantedBackup, widen};
 use super::spool::Spool;
 use super::{Admitted, PushSettings};
 use crate::ports::Ports;
@@ -40,7 +42,12 @@ pub struct PusherSettings {
     pub idle: Duration,
     /// Where to.
     pub target: Target,
+    /// How much WAL may wait before the oldest of it is given up, in bytes.
+    pub backlog_max: Option<u64>,
 }
+
+/// Starts a backup.
+pub type StartBackup<'a> = dyn Fn() -> io::Result<Child> + 'a;
 
 /// Opens the cluster's part of the repository; may take long.
 pub type Connect<'a> = dyn Fn() -> Result<Cluster, ErrorNote> + Sync + 'a;
@@ -90,6 +97,10 @@ struct Board {
     rest_until: Duration,
     /// How often in a row it failed.
     failures: u32,
+    /// Whether gaps lie in the spool that are to be recorded before anything is pushed.
+    gaps: bool,
+    /// Whether a thread is recording them.
+    recording: bool,
     /// Why the spool cannot be written to; the pusher then ends.
     broken: Option<io::Error>,
     stop: bool,
@@ -119,13 +130,19 @@ impl<'a> Work<'a> {
     ///
     /// - `lock` is held by this process.
     /// - `wanted` says whether configuration and program are still those that it began with.
-    pub fn run(&self, lock: &File, wanted: &dyn Fn() -> bool) -> io::Result<()> {
+    /// - `start_backup` is called when WAL was given up and the repository is back.
+    pub fn run(
+        &self,
+        lock: &File,
+        wanted: &dyn Fn() -> bool,
+        start_backup: &StartBackup<'_>,
+    ) -> io::Result<()> {
         self.spool.sweep()?;
         std::thread::scope(|scope| {
             for _ in 0..self.pusher.settings.jobs.max(1) {
                 scope.spawn(|| self.push_until_stopped());
             }
-            let ended = self.look_until_done(lock, wanted);
+            let ended = self.look_until_done(lock, wanted, start_backup);
             self.board().stop = true;
             self.changed.notify_all();
             ended
@@ -147,7 +164,13 @@ impl<'a> Work<'a> {
         }
     }
 
-    fn look_until_done(&self, lock: &File, wanted: &dyn Fn() -> bool) -> io::Result<()> {
+    fn look_until_done(
+        &self,
+        lock: &File,
+        wanted: &dyn Fn() -> bool,
+        start_backup: &StartBackup<'_>,
+    ) -> io::Result<()> {
+        let mut backup = WantedBackup::default();
         let clock = self.pusher.clock;
         let (mut active_at, mut asked_at) = (clock.monotonic(), clock.monotonic());
         let mut idle_max = self.pusher.settings.idle;
@@ -158,7 +181,9 @@ impl<'a> Work<'a> {
                 return Err(error);
             }
             let now = clock.monotonic();
-            if busy {
+            // What is asked of the repository now would only fail again.
+            let well = !busy && self.board().failures == 0 && self.cluster.get().is_some();
+            if busy || backup.tend(&self.spool, (now, well), start_backup, self.pusher.log) {
                 active_at = now;
             }
             let idle = now.saturating_sub(active_at);
@@ -197,9 +222,11 @@ impl<'a> Work<'a> {
             (known.acks.iter().copied().collect(), known.notes.iter().copied().collect());
         stale(&known.acks, &waiting).into_iter().for_each(|file| self.spool.forget(file));
         stale(&known.notes, &waiting).into_iter().for_each(|file| self.spool.forgive(file));
+        self.shed(&files, &acks)?;
         let now = self.pusher.clock.monotonic();
         let mut board = self.board();
         let board = &mut *board;
+        board.gaps = !known.gaps.is_empty();
         board.done.retain(|file| waiting.contains(file));
         board.failed.retain(|file, _| waiting.contains(file));
         for (file, failure) in &mut board.failed {
@@ -230,10 +257,52 @@ impl<'a> Work<'a> {
             }
         }
         board.queue = queue;
-        if !board.queue.is_empty() && board.rest_until <= now {
+        if (!board.queue.is_empty() || board.gaps) && board.rest_until <= now {
             self.changed.notify_all();
         }
-        Ok(!board.queue.is_empty() || !board.busy.is_empty())
+        Ok(!board.queue.is_empty() || !board.busy.is_empty() || board.gaps)
+    }
+
+    /// Gives up the oldest segments that wait, where there is a limit and they are over it.
+    fn shed(&self, files: &[LogFile], acks: &HashSet<LogFile>) -> io::Result<()> {
+        let Some(limit) = self.pusher.settings.backlog_max else { return Ok(()) };
+        let waiting: Vec<LogFile> = {
+            let board = self.board();
+            let open = |f: &&LogFile| !acks.contains(f) && !board.settled.contains(f);
+            files.iter().filter(open).copied().collect()
+        };
+        let first = waiting.iter().find(|file| matches!(file, LogFile::Segment(_)));
+        let Some(first) = first else { return Ok(()) };
+        // The server may have taken it away at this moment; then the next look decides.
+        let Ok(data) = std::fs::metadata(self.path(*first)) else { return Ok(()) };
+        let excess = excess(&waiting, data.len(), limit);
+        if excess.is_empty() {
+            return Ok(());
+        }
+        let identity = self.pusher.engine.directory_identity(self.pusher.directory);
+        let system = identity.map_err(|error| io::Error::other(error.to_string()))?.system_id;
+        let how = (system, self.pusher.clock.now(), "pg_wal was over wal.backlog-max");
+        for gap in widen(&self.spool.pending_gaps()?, &excess, how) {
+            self.spool.leave_gap(&gap)?;
+            (self.pusher.log)(&format!("given up: {} to {}: {}", gap.first, gap.last, gap.reason));
+        }
+        for file in excess {
+            let Ok(data) = std::fs::symlink_metadata(self.path(file)) else { continue };
+            self.spool.acknowledge(&Ack {
+                kind: Kind::GivenUp,
+                file: file.to_string(),
+                system: system.to_string(),
+                target: self.pusher.settings.target,
+                stamp: FileStamp::of(&data),
+                digest: "-".to_owned(),
+            })?;
+            self.spool.forgive(file);
+            let mut board = self.board();
+            board.settled.insert(file);
+            board.done.insert(file);
+            board.gaps = true;
+        }
+        Ok(())
     }
 
     fn path(&self, file: LogFile) -> std::path::PathBuf {
@@ -257,12 +326,20 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// Takes the next files; `None` when there are none, or the repository rests.
+    /// Takes the next files; `None` when there are none, or the repository rests. No files at all
+    /// when gaps are to be recorded first.
     fn take(&self) -> Option<Vec<LogFile>> {
         let mut board = self.board();
-        let waits = board.queue.is_empty() || board.rest_until > self.pusher.clock.monotonic();
-        if waits || board.stop {
+        let idle = board.queue.is_empty() && !board.gaps;
+        if idle || board.stop || board.recording {
             return None;
+        }
+        if board.rest_until > self.pusher.clock.monotonic() {
+            return None;
+        }
+        if board.gaps {
+            board.recording = true;
+            return Some(Vec::new());
         }
         // After a failure one file finds out whether the repository is back.
         let count = match board.failures {
@@ -277,6 +354,8 @@ impl<'a> Work<'a> {
 
     fn push(&self, files: &[LogFile], content: &mut Vec<u8>) {
         match self.connected() {
+            Ok(cluster) if files.is_empty() => self.record_gaps(cluster),
+            Err(note) if files.is_empty() => self.gaps_failed(&note),
             Ok(cluster) => {
                 let storer = Storer {
                     ports: Ports {
@@ -297,6 +376,35 @@ impl<'a> Work<'a> {
                 files.iter().for_each(|file| self.fail(*file, &note, true));
             }
         }
+    }
+
+    fn record_gaps(&self, cluster: &Cluster) {
+        match self.spool.record_gaps(cluster) {
+            Ok(()) => {
+                let mut board = self.board();
+                (board.gaps, board.recording, board.failures) = (false, false, 0);
+            }
+            Err(GapError::Repo(error)) => self.gaps_failed(&ErrorNote::of(&error)),
+            Err(GapError::Spool(error)) => {
+                let mut board = self.board();
+                board.recording = false;
+                board.broken = Some(error);
+            }
+        }
+    }
+
+    /// The repository cannot be reached: nothing is pushed past a gap that is not recorded, and
+    /// the call that waits for the first file is told.
+    fn gaps_failed(&self, note: &ErrorNote) {
+        let first = self.board().queue.pop_front();
+        if let Some(file) = first {
+            self.fail(file, note, false);
+        }
+        let now = self.pusher.clock.monotonic();
+        let mut board = self.board();
+        board.recording = false;
+        board.failures += 1;
+        board.rest_until = now.saturating_add(pause(board.failures));
     }
 
     /// The cluster, opened by the first thread that needs it.

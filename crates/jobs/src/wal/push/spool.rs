@@ -162,6 +162,14 @@ impl Spool {
         }
     }
 
+    /// Whether a pusher lives. Makes nothing: whoever only looks may be another user.
+    pub fn is_locked(&self) -> bool {
+        let file = File::open(self.directory.join(LOCK));
+        file.is_ok_and(|file| {
+            matches!(flock(&file, FlockOperation::NonBlockingLockShared), Err(Errno::WOULDBLOCK))
+        })
+    }
+
     /// Whether this is the lock that lies here now; it is not when somebody removed it, so that
     /// the pusher that holds it ends.
     pub fn is_lock(&self, file: &File) -> bool {
