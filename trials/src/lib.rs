@@ -6,6 +6,7 @@
 pub mod fetcher;
 pub mod lab;
 pub mod measure;
+pub mod receiving;
 pub mod refusal;
 pub mod restored;
 pub mod same;
@@ -13,4 +14,5 @@ pub mod standby;
 pub mod writers;
 
 pub use lab::{Lab, Ran};
+pub use receiving::Receiving;
 pub use restored::Restored;

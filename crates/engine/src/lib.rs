@@ -10,6 +10,7 @@
 //! | [`pages`] | [`PageFormat`]: check a page, reshape pages for compression |
 //! | [`origin`] | [`Origin`]: a running server, as a backup sees it |
 //! | [`stream`] | a backup that arrives file by file: [`FileStream`] |
+//! | [`source`] | [`LogSource`]: a server that streams its log to a receiver |
 //! | [`recovery`] | [`Engine`]: log files, restore targets, recovery settings, start |
 //! | [`error`] | [`EngineError`]: any engine's error that explains itself |
 
@@ -22,6 +23,7 @@ pub mod log;
 pub mod origin;
 pub mod pages;
 pub mod recovery;
+pub mod source;
 pub mod stream;
 
 pub use changes::{ChangeMap, Changed, Changes, Since};
@@ -33,7 +35,8 @@ pub use log::{LogFile, LogNameError, Lsn, SegmentName, SegmentNo, SegmentSize, T
 pub use origin::{BackupStart, BackupStop, GeneratedFile, Origin, SegmentSwitch};
 pub use pages::{PageFormat, PageTransform, PageVerdict, TransformError};
 pub use recovery::{
-    Engine, Landing, LogFacts, RecoveryMark, RecoveryMode, RecoverySettings, RecoveryTarget,
-    RestorePoint, StartRequest, TargetState,
+    Engine, Landing, LogFacts, LogFollower, RecoveryMark, RecoveryMode, RecoverySettings,
+    RecoveryTarget, RestorePoint, StartRequest, TargetState,
 };
+pub use source::{LogSource, SlotState, SourceError, SourceEvent, SourceIdentity};
 pub use stream::{Arriving, Earlier, EarlierFile, FileStream, Sent, StreamEnd};

@@ -35,6 +35,11 @@ pub trait Engine: Send + Sync {
     /// What can be read from a segment for planning a restore. Reads what it can: a record that
     /// begins or ends in another segment is said in `cut_off`, not an error.
     fn log_facts(&self, name: SegmentName, segment: &[u8]) -> LogFacts;
+    /// Reads the same from a segment while it is being received, without reading all of it again
+    /// each time.
+    fn follow_log<'a>(&'a self, name: SegmentName) -> Box<dyn LogFollower + 'a> {
+        Box::new(ReadAnew { engine: self, name })
+    }
     /// Where the end of transaction `xid` lies in a segment, if it ends there: end of its commit
     /// or abort record, and when it ended. An engine without transaction numbers finds none.
     fn find_transaction(
@@ -89,6 +94,27 @@ pub trait Engine: Send + Sync {
     ) -> Result<Landing, EngineError>;
     /// Stops the server that runs in `directory`.
     fn stop(&self, directory: &Path, major: u32) -> Result<(), EngineError>;
+}
+
+/// Reads what a planner wants to know from a segment that grows.
+pub trait LogFollower: Send {
+    /// What the first `filled` bytes tell.
+    ///
+    /// - Shape: `segment` has the size of a segment, zeros from `filled` on; what was there at an
+    ///   earlier call is there still, and `filled` never falls.
+    fn facts(&mut self, segment: &[u8], filled: usize) -> LogFacts;
+}
+
+/// Follows a segment by reading it from its beginning each time.
+struct ReadAnew<'a, E: ?Sized> {
+    engine: &'a E,
+    name: SegmentName,
+}
+
+impl<E: Engine + ?Sized> LogFollower for ReadAnew<'_, E> {
+    fn facts(&mut self, segment: &[u8], _filled: usize) -> LogFacts {
+        self.engine.log_facts(self.name, segment)
+    }
 }
 
 /// What one segment tells a planner. Stored beside the segment when it is pushed.

@@ -6,12 +6,14 @@ use lifeboat_engine::{
     Ancestry, Engine, EngineError, LogFile, SegmentName, SegmentNo, SegmentSize, SystemId,
     TimelineId,
 };
-use lifeboat_repo::{ArchivedLog, BackupId, Cluster, LogPlace, Manifest, RepoError};
+use lifeboat_repo::{ArchivedLog, BackupId, Cluster, LogPlace, Manifest, RepoError, TailPlace};
 use lifeboat_store::StoreError;
 use lifeboat_units::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::facts::{ArchivedFacts, BackupFacts};
+use crate::wal::place::place as place_of;
+use crate::wal::tail::{self, Tail};
 
 /// A backup and its facts.
 #[derive(Debug, Clone)]
@@ -61,6 +63,8 @@ pub struct Timeline {
     pub segments: BTreeMap<SegmentNo, u64>,
     /// Partial segments that are there.
     pub partials: BTreeSet<SegmentNo>,
+    /// Segments that are not finished, of which there are pieces from the first byte on.
+    pub tails: BTreeMap<SegmentNo, Tail>,
     /// Its past; `None` when the history file is missing although there must be one.
     pub ancestry: Option<Ancestry>,
 }
@@ -69,6 +73,16 @@ impl Timeline {
     /// The name of one of its segments.
     pub fn name(&self, number: SegmentNo) -> SegmentName {
         SegmentName::new(self.timeline, number, self.segment_size)
+    }
+
+    /// Whether a segment is there, finished or not: the first of its bytes are.
+    pub fn has(&self, number: SegmentNo) -> bool {
+        self.segments.contains_key(&number) || self.tails.contains_key(&number)
+    }
+
+    /// The last segment of which anything is there.
+    pub fn last(&self) -> Option<SegmentNo> {
+        self.segments.keys().chain(self.tails.keys()).max().copied()
     }
 
     /// Its segments as ranges; between two ranges is a gap.
@@ -180,13 +194,9 @@ impl Inventory {
     /// Reads the head of the newest segment of each timeline.
     fn read_newest(&mut self, cluster: &Cluster) -> Result<(), InventoryError> {
         for (key, timeline) in &self.timelines {
-            let Some((number, _)) = timeline.segments.last_key_value() else { continue };
-            let place = LogPlace {
-                system: key.0.to_string(),
-                timeline: key.1.0,
-                name: timeline.name(*number).to_string(),
-            };
-            let head = match cluster.log_head(&place) {
+            let Some(number) = timeline.last() else { continue };
+            let place = place_of(key.0, LogFile::Segment(timeline.name(number)));
+            let head = match tail::head(cluster, &place) {
                 Ok(head) => head,
                 Err(error) if is_about_one_object(&error) => {
                     let why = chain(&error);
@@ -196,7 +206,16 @@ impl Inventory {
                 Err(error) => return Err(error.into()),
             };
             let facts: Option<ArchivedFacts> = serde_json::from_value(head.facts).ok();
-            let last_commit = facts.and_then(|f| f.log).and_then(|log| log.last_commit);
+            let mut last_commit = facts.and_then(|f| f.log).and_then(|log| log.last_commit);
+            let whole = timeline.segments.last_key_value().map(|(number, _)| *number);
+            if let Some(whole) = whole.filter(|whole| last_commit.is_none() && *whole < number) {
+                // A segment that has just begun: the one before tells.
+                let place = place_of(key.0, LogFile::Segment(timeline.name(whole)));
+                let facts = cluster.log_head(&place).ok().map(|head| head.facts);
+                let facts: Option<ArchivedFacts> =
+                    facts.and_then(|facts| serde_json::from_value(facts).ok());
+                last_commit = facts.and_then(|f| f.log).and_then(|log| log.last_commit);
+            }
             let newest = NewestLog { archived_at: head.archived_at, last_commit };
             self.newest_logs.insert(*key, newest);
         }
@@ -209,14 +228,70 @@ impl Inventory {
             sizes.insert(backup.facts.identity.system_id, backup.facts.identity.log_segment);
         }
         let logs = std::mem::take(&mut self.logs);
+        let mut pieces: BTreeMap<LogPlace, Vec<(TailPlace, u64)>> = BTreeMap::new();
         for log in &logs {
+            if let Some(piece) = TailPlace::parse(&log.place) {
+                let of = pieces.entry(piece.of.clone()).or_default();
+                of.push((piece, log.stored_bytes));
+                continue;
+            }
             let (Ok(system), Ok(file)) = (log.place.system.parse(), log.place.name.parse()) else {
                 continue; // not ours; `verify` reports it
             };
             self.place_log(cluster, engine, log, system, file, &mut sizes)?;
         }
         self.logs = logs;
+        for (segment, pieces) in pieces {
+            self.place_tail(cluster, &segment, &pieces, &mut sizes)?;
+        }
         Ok(())
+    }
+
+    /// Sorts the pieces of one segment in, unless the segment is there as a whole.
+    fn place_tail(
+        &mut self,
+        cluster: &Cluster,
+        segment: &LogPlace,
+        pieces: &[(TailPlace, u64)],
+        sizes: &mut BTreeMap<SystemId, SegmentSize>,
+    ) -> Result<(), InventoryError> {
+        let (Ok(system), Ok(LogFile::Segment(name))) =
+            (segment.system.parse(), segment.name.parse())
+        else {
+            return Ok(());
+        };
+        let Some(tail) = Tail::of(pieces) else { return Ok(()) };
+        let size = match sizes.get(&system) {
+            Some(size) => *size,
+            None => match segment_size(cluster, &tail.last.object())? {
+                Some(size) => *sizes.entry(system).or_insert(size),
+                None => SegmentSize::DEFAULT,
+            },
+        };
+        let timeline = self.timeline_entry(system, name.timeline, size);
+        if let Some(number) = name.number(size).filter(|n| !timeline.segments.contains_key(n)) {
+            timeline.tails.insert(number, tail);
+        }
+        Ok(())
+    }
+
+    fn timeline_entry(
+        &mut self,
+        system: SystemId,
+        id: TimelineId,
+        segment_size: SegmentSize,
+    ) -> &mut Timeline {
+        let timeline = self.timelines.entry((system, id)).or_insert_with(|| Timeline {
+            system,
+            timeline: id,
+            segment_size,
+            segments: BTreeMap::new(),
+            partials: BTreeSet::new(),
+            tails: BTreeMap::new(),
+            ancestry: (id.0 == 1).then(|| Ancestry::root(id)),
+        });
+        timeline.segment_size = segment_size;
+        timeline
     }
 
     fn place_log(
@@ -236,15 +311,7 @@ impl Inventory {
                 None => SegmentSize::DEFAULT,
             },
         };
-        let timeline = self.timelines.entry((system, id)).or_insert_with(|| Timeline {
-            system,
-            timeline: id,
-            segment_size,
-            segments: BTreeMap::new(),
-            partials: BTreeSet::new(),
-            ancestry: (id.0 == 1).then(|| Ancestry::root(id)),
-        });
-        timeline.segment_size = segment_size;
+        let timeline = self.timeline_entry(system, id, segment_size);
         match file {
             LogFile::Segment(name) => {
                 if let Some(number) = name.number(segment_size) {

@@ -134,6 +134,10 @@ pub struct RestorePlan {
     /// asked for is where it ends.
     #[serde(skip)]
     pub(crate) ends_with_wal: bool,
+    /// How far the last segment of the plan was there, if it was not finished: its end is what was
+    /// received last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tail_to: Option<Lsn>,
 }
 
 /// What a restore did.

@@ -5,8 +5,10 @@
 //! | [`push`] | archives files of the log, for `archive_command` |
 //! | [`get`] | fetches one, for `restore_command` |
 //! | [`given_up`] | gaps that were made on purpose |
+//! | [`receive`] | receives WAL while it is written |
 //! | [`list`] | ranges, gaps and what can be reached |
 //! | [`state`] | what a restored directory remembers until its recovery is over |
+//! | [`tail`] | a segment that is not finished, as far as pieces of it are there |
 //! | [`wait`] | waits until a segment has arrived |
 
 pub mod error;
@@ -14,11 +16,14 @@ pub mod get;
 pub mod given_up;
 pub mod list;
 pub mod push;
+pub mod receive;
 pub mod state;
+pub mod tail;
 pub mod wait;
 
-mod place;
+pub(crate) mod place;
 pub(crate) mod reach;
+mod serve;
 
 pub use error::{GetError, PushError, StateError};
 pub use get::{
@@ -26,8 +31,11 @@ pub use get::{
     keeps_asking, prefetch, worth_prefetching,
 };
 pub use given_up::{GivenUp, given_up};
-pub use list::{Gap, HistoryState, SystemWal, TimelineWal, WalReport, Window, list};
+pub use list::{
+    Gap, HistoryState, SystemWal, TailWal, TimelineWal, WalReport, Window, list,
+};
 pub use place::data_directory;
 pub use push::{PushReport, PushSettings, Pushed, push};
+pub use receive::{ReceiveError, ReceiveEvent, ReceiveSettings, Told, receive};
 pub use state::{RECOVERY_FILE, RECOVERY_KEY_FILE, RecoveryState, finish_recovery};
 pub use wait::wait_for;

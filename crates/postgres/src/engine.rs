@@ -7,9 +7,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use lifeboat_engine::{
-    Ancestry, ClusterIdentity, Engine, EngineError, GeneratedFile, Landing, LogFacts, LogFile, Lsn,
-    PageFormat, PageTransform, RecoveryMark, RecoveryMode, RecoverySettings, SegmentName,
-    SegmentSize, StartRequest, SystemId, Tablespace, TargetState, TimelineId,
+    Ancestry, ClusterIdentity, Engine, EngineError, GeneratedFile, Landing, LogFacts, LogFile,
+    LogFollower, Lsn, PageFormat, PageTransform, RecoveryMark, RecoveryMode, RecoverySettings,
+    SegmentName, SegmentSize, StartRequest, SystemId, Tablespace, TargetState, TimelineId,
 };
 use lifeboat_units::{Progress, Timestamp};
 
@@ -87,6 +87,10 @@ impl Engine for PostgresEngine {
 
     fn log_facts(&self, name: SegmentName, segment: &[u8]) -> LogFacts {
         facts::log_facts(name, segment)
+    }
+
+    fn follow_log<'a>(&'a self, name: SegmentName) -> Box<dyn LogFollower + 'a> {
+        Box::new(facts::Follower::new(name))
     }
 
     fn find_transaction(

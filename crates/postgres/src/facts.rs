@@ -4,11 +4,11 @@
 //! `ParseCommitRecord` in `src/backend/access/rmgrdesc/xactdesc.c`, `xl_restore_point` in
 //! `src/include/access/xlog_internal.h`.
 
-use lifeboat_engine::{LogFacts, RestorePoint, SegmentName};
+use lifeboat_engine::{LogFacts, LogFollower, Lsn, RestorePoint, SegmentName};
 use lifeboat_units::Timestamp;
 
 use crate::bytes::{i64_at, u32_at};
-use crate::wal::{RM_XACT, RM_XLOG, Reader, Record, Tail};
+use crate::wal::{Position, RM_XACT, RM_XLOG, Reader, Record, Tail};
 
 /// `XLOG_XACT_OPMASK` in `xact.h`.
 const XACT_OPMASK: u8 = 0x70;
@@ -55,24 +55,58 @@ pub enum Event {
 /// - Never panics, allocates no more than the longest record.
 /// - Checked by: `segments_of_a_real_cluster_walk_as_pg_waldump_walks_them`.
 pub fn log_facts(name: SegmentName, segment: &[u8]) -> LogFacts {
-    let mut facts = LogFacts::default();
-    let Ok(mut reader) = Reader::new(name, segment) else { return facts };
-    let mut scratch = Vec::new();
-    for record in reader.by_ref() {
-        if !record.is_intact(&mut scratch) {
-            return facts;
-        }
-        if let Some(event) = event(&record, &mut scratch) {
-            note(&mut facts, event);
-        }
-        facts.end = Some(record.end);
+    Follower::new(name).facts(segment, segment.len())
+}
+
+/// Reads facts from a segment while it is received: no record is read twice.
+#[derive(Debug)]
+pub struct Follower {
+    name: SegmentName,
+    /// After the last record that was read; `None` as long as there is no first page.
+    position: Option<Position>,
+    facts: LogFacts,
+    scratch: Vec<u8>,
+}
+
+impl Follower {
+    /// Begins with a segment of which nothing was received.
+    pub fn new(name: SegmentName) -> Self {
+        Self { name, position: None, facts: LogFacts::default(), scratch: Vec::new() }
     }
-    facts.cut_off = match reader.tail() {
-        Tail::CutOff(record) => is_candidate(&record),
-        Tail::HeaderCutOff => true,
-        Tail::Walking | Tail::Full | Tail::Switched | Tail::Invalid => false,
-    };
-    facts
+}
+
+impl LogFollower for Follower {
+    fn facts(&mut self, segment: &[u8], filled: usize) -> LogFacts {
+        let reader = match self.position {
+            Some(position) => Reader::resume(self.name, segment, position),
+            None => Reader::new(self.name, segment),
+        };
+        let Ok(mut reader) = reader else { return self.facts.clone() };
+        let full = filled >= segment.len();
+        let received = Lsn(reader.header().start.0 + filled as u64);
+        if reader.tail() == Tail::Walking {
+            self.position = Some(reader.position());
+        }
+        while let Some(record) = reader.next() {
+            // Of a record under way some bytes are zeros still.
+            let here = full || record.end <= received;
+            if !here || !record.is_intact(&mut self.scratch) {
+                return self.facts.clone();
+            }
+            if let Some(event) = event(&record, &mut self.scratch) {
+                note(&mut self.facts, event);
+            }
+            self.facts.end = Some(record.end);
+            self.position = Some(reader.position());
+        }
+        self.facts.cut_off = full
+            && match reader.tail() {
+                Tail::CutOff(record) => is_candidate(&record),
+                Tail::HeaderCutOff => true,
+                Tail::Walking | Tail::Full | Tail::Switched | Tail::Invalid => false,
+            };
+        self.facts.clone()
+    }
 }
 
 fn note(facts: &mut LogFacts, event: Event) {

@@ -12,7 +12,7 @@ use lifeboat_units::{Code, Explain, Retry};
 use crate::bytes::{u16_at, u32_at, u64_at};
 use crate::versions::{self, Version};
 
-pub use reader::{Reader, Tail};
+pub use reader::{Position, Reader, Tail};
 pub use record::Record;
 pub(crate) use record::{RM_XACT, RM_XLOG};
 

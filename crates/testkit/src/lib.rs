@@ -8,6 +8,7 @@
 //! | [`toy`] | [`ToyEngine`], an engine without a server, and backups written by hand |
 //! | [`toy_log`], [`toy_recovery`] | the records of its log, and their replay |
 //! | [`toy_server`] | [`ToyServer`], which writes while [`ToyOrigin`] backs it up |
+//! | [`toy_source`] | [`ToyStreamer`], which streams its log, cuts the line and forgets |
 //! | [`hooked`] | [`HookedEngine`], at whose page checks something happens |
 //! | [`scratch`] | [`scratch::ScratchServer`], a throw-away PostgreSQL |
 
@@ -20,6 +21,7 @@ pub mod toy;
 pub mod toy_log;
 pub mod toy_recovery;
 pub mod toy_server;
+pub mod toy_source;
 
 pub use clock::SimClock;
 pub use faulty::{Fault, FaultyStore, Schedule};
@@ -27,3 +29,4 @@ pub use hooked::HookedEngine;
 pub use recording::{Operation, RecordingStore};
 pub use toy::ToyEngine;
 pub use toy_server::{ToyOrigin, ToyServer};
+pub use toy_source::ToyStreamer;

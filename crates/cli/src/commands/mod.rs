@@ -25,4 +25,5 @@ pub(crate) mod wal_list;
 pub(crate) mod wal_prefetch;
 pub(crate) mod wal_push;
 pub(crate) mod wal_pusher;
+pub(crate) mod wal_receive;
 pub(crate) mod wal_recovered;

@@ -1,11 +1,13 @@
 //! `lifeboat wal`
 
 use crate::app::App;
-use crate::commands::{wal_get, wal_list, wal_prefetch, wal_push, wal_pusher, wal_recovered};
+use crate::commands::{
+    wal_get, wal_list, wal_prefetch, wal_push, wal_pusher, wal_receive, wal_recovered,
+};
 use crate::error::CliError;
 use crate::exit::Outcome;
 
-/// Archive WAL, fetch it, list it
+/// Archive WAL, receive it, fetch it, list it
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
     #[command(subcommand)]
@@ -16,6 +18,7 @@ pub(crate) struct Args {
 enum Command {
     Push(wal_push::Args),
     Get(wal_get::Args),
+    Receive(wal_receive::Args),
     List(wal_list::Args),
     #[command(hide = true)]
     Prefetch(wal_prefetch::Args),
@@ -29,6 +32,7 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<Outcome, CliError> {
     match &args.command {
         Command::Push(args) => wal_push::run(app, args),
         Command::Get(args) => wal_get::run(app, args),
+        Command::Receive(args) => wal_receive::run(app, args),
         Command::List(args) => wal_list::run(app, args),
         Command::Prefetch(args) => wal_prefetch::run(app, args),
         Command::Pusher(args) => wal_pusher::run(app, args),

@@ -66,6 +66,15 @@ fn notes(page: &mut Page, timeline: &TimelineWal) {
     for partial in &timeline.partials {
         page.line(format!("{note} {partial}: the timeline was left there"));
     }
+    for tail in &timeline.tails {
+        page.line(format!(
+            "{note} {} is there up to {} (not finished; {}, {})",
+            tail.segment,
+            tail.to,
+            counted(tail.pieces, "piece"),
+            tail.stored_bytes
+        ));
+    }
     if timeline.history == HistoryState::Missing {
         page.line(format!(
             "{cross} its history file is missing: recovery would end on an older timeline"

@@ -66,6 +66,8 @@ keys! {
         "How many WAL segments `lifeboat wal get` fetches ahead of a recovering server, at most; they lie in `lifeboat.prefetch` in its data directory until the server asks for them. 0 turns it off.";
     WAL_PREFETCH_JOBS = "wal.prefetch-jobs", "", "4",
         "Threads that fetch ahead [default: one per processor, at most 4].";
+    WAL_SHIP_EVERY = "wal.ship-every", "5s", "2s",
+        "How often `lifeboat wal receive` stores what it received of the segment under way: what a lost server can cost, unless it is synchronous.";
     KEEP_BACKUPS = "retention.keep-backups", "", "14",
         "How many backups `lifeboat expire` keeps at least [default: no rule by count].";
     KEEP_WINDOW = "retention.keep-window", "", "30d",

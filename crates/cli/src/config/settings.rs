@@ -14,6 +14,9 @@ use super::raw::{Origin, Raw, Written};
 /// Segments that are fetched ahead unless told otherwise, as [`keys::WAL_PREFETCH`] says.
 const PREFETCH_SEGMENTS: u32 = 16;
 
+/// How often received WAL is stored unless told otherwise, as [`keys::WAL_SHIP_EVERY`] says.
+const SHIP_EVERY: Duration = Duration::from_secs(5);
+
 /// What every command works by.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
@@ -61,6 +64,8 @@ pub(crate) struct Settings {
     pub wal_prefetch_jobs: usize,
     /// How many backups it takes until the sweep has looked at everything.
     pub sweep_of: u32,
+    /// Store what was received so often.
+    pub wal_ship_every: Duration,
     /// Keep at least so many backups.
     pub keep_backups: Option<u32>,
     /// Keep any moment of so long reachable.
@@ -101,6 +106,7 @@ impl Settings {
             wal_prefetch: parsed(raw, &keys::WAL_PREFETCH, segments)?.unwrap_or(PREFETCH_SEGMENTS),
             wal_prefetch_jobs: jobs(&keys::WAL_PREFETCH_JOBS, processors.min(4))?,
             sweep_of: parsed(raw, &keys::SWEEP_SHARE, share)?.unwrap_or(14),
+            wal_ship_every: parsed(raw, &keys::WAL_SHIP_EVERY, duration)?.unwrap_or(SHIP_EVERY),
             keep_backups: parsed(raw, &keys::KEEP_BACKUPS, count)?,
             keep_window: parsed(raw, &keys::KEEP_WINDOW, duration)?,
         })

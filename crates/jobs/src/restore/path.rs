@@ -84,7 +84,7 @@ impl<'a> Way<'a> {
     fn find(&self, number: SegmentNo, size: lifeboat_engine::SegmentSize) -> Option<SegmentName> {
         let on = |id: TimelineId| {
             let timeline = self.timeline(id)?;
-            timeline.segments.contains_key(&number).then(|| timeline.name(number))
+            timeline.has(number).then(|| timeline.name(number))
         };
         if let Some(name) = on(self.past.timeline)
             && self.begins_at(self.past.timeline) <= number.end(size)
@@ -94,6 +94,20 @@ impl<'a> Way<'a> {
         self.past.ancestors.iter().rev().find_map(|ancestor| {
             (number.start(size) < ancestor.left_at).then(|| on(ancestor.timeline)).flatten()
         })
+    }
+
+    /// How far a segment that is not finished is there, as far as this way goes along it; `None`
+    /// when nothing of it is missing.
+    pub fn tail_of(&self, name: SegmentName, size: lifeboat_engine::SegmentSize) -> Option<Lsn> {
+        let number = name.number(size)?;
+        let timeline = self.timeline(name.timeline)?;
+        if timeline.segments.contains_key(&number) {
+            return None;
+        }
+        let tail = timeline.tails.get(&number).filter(|tail| !tail.is_whole(size))?;
+        let left = self.past.ancestors.iter().find(|a| a.timeline == name.timeline);
+        let end = tail.end(number, size);
+        Some(left.map_or(end, |left| end.min(left.left_at)))
     }
 
     /// Where a timeline of this way begins.
@@ -111,6 +125,10 @@ impl<'a> Way<'a> {
         let mut number = first;
         while let Some(name) = self.find(number, size) {
             segments.push(name);
+            if self.tail_of(name, size).is_some() {
+                // It ends here; what lies beyond follows a hole.
+                return Reach { segments, gap: self.gap_after(number, size) };
+            }
             number = number.next();
         }
         Reach { segments, gap: self.gap_after(number, size) }
@@ -178,7 +196,11 @@ impl<'a> Way<'a> {
         for name in segments {
             let number = name.number(size);
             let stored_bytes = number
-                .and_then(|n| self.timeline(name.timeline)?.segments.get(&n).copied())
+                .and_then(|n| {
+                    let timeline = self.timeline(name.timeline)?;
+                    let tail = timeline.tails.get(&n).map(|tail| tail.stored_bytes);
+                    timeline.segments.get(&n).copied().or(tail)
+                })
                 .unwrap_or(0);
             match ranges.last_mut() {
                 Some(range) if range.last.timeline == name.timeline => {
@@ -226,7 +248,7 @@ fn newest_unknown(
         timeline.system == system
             && timeline.timeline > known
             && timeline.ancestry.is_none()
-            && !timeline.segments.is_empty()
+            && timeline.last().is_some()
     });
     newer.map(|timeline| timeline.timeline).max()
 }

@@ -41,6 +41,10 @@ pub fn plan(ports: &Ports<'_>, request: &RestoreRequest) -> Result<RestorePlan, 
         target: request.target.clone(),
         timelines: chosen.way.timelines(chosen.backup),
         wal: chosen.way.ranges(&chosen.segments, facts.identity.log_segment),
+        tail_to: chosen
+            .segments
+            .last()
+            .and_then(|last| chosen.way.tail_of(*last, facts.identity.log_segment)),
         landing: chosen.landing,
         landing_lsn: chosen.landing_lsn,
         last_commit: chosen.last_commit,

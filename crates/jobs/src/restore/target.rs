@@ -9,6 +9,7 @@ use lifeboat_units::Timestamp;
 use super::error::RestoreError;
 use crate::facts::ArchivedFacts;
 use crate::ports::Ports;
+use crate::wal::tail;
 
 /// How long a record may be under way from taking its time to being written.
 const WRITING_LAG: Duration = Duration::from_secs(1);
@@ -40,7 +41,7 @@ impl<'a> Finder<'a> {
 
     /// Head and planner's facts of a segment.
     pub fn facts(&self, name: SegmentName) -> Result<(LogHead, Option<LogFacts>), RestoreError> {
-        let head = self.ports.cluster.log_head(&self.place(name))?;
+        let head = tail::head(self.ports.cluster, &self.place(name))?;
         let facts: Option<ArchivedFacts> = serde_json::from_value(head.facts.clone()).ok();
         Ok((head, facts.and_then(|facts| facts.log)))
     }
@@ -49,7 +50,7 @@ impl<'a> Finder<'a> {
     /// before the server last wrote to it. Archiving may come late, and later segments later
     /// still; and a transaction takes its time a moment before its record is written.
     pub fn covered_until(&self, name: SegmentName) -> Result<Timestamp, RestoreError> {
-        let head = self.ports.cluster.log_head(&self.place(name))?;
+        let head = tail::head(self.ports.cluster, &self.place(name))?;
         let facts: Option<ArchivedFacts> = serde_json::from_value(head.facts).ok();
         let written_at = facts.as_ref().and_then(|f| f.written_at).unwrap_or(head.archived_at);
         let written_at = written_at.saturating_sub(WRITING_LAG).unwrap_or(Timestamp::MIN);
@@ -96,12 +97,32 @@ impl<'a> Finder<'a> {
             if !may_hold {
                 continue;
             }
-            let (_, content) = self.ports.cluster.read_log(&self.place(*segment))?;
+            let content = self.content(*segment)?;
             if let Some((lsn, at)) = self.ports.engine.find_transaction(*segment, &content, xid) {
                 return Ok(Some(Found { lsn, at }));
             }
         }
         Ok(None)
+    }
+
+    /// The content of a segment, filled up with zeros when it is not finished.
+    fn content(&self, name: SegmentName) -> Result<Vec<u8>, RestoreError> {
+        let place = self.place(name);
+        let missing = match self.ports.cluster.read_log(&place) {
+            Ok((_, content)) => return Ok(content),
+            Err(error) if error.is_not_found() => error,
+            Err(error) => return Err(error.into()),
+        };
+        let Some((facts, content)) = tail::read(self.ports.cluster, &place)? else {
+            return Err(missing.into());
+        };
+        let facts: Option<ArchivedFacts> = serde_json::from_value(facts).ok();
+        let size = facts.and_then(|facts| facts.segment);
+        let number = size.and_then(|size| Some((name.number(size)?, size)));
+        Ok(match number {
+            Some((number, size)) => tail::pad(content, number, size, None),
+            None => content,
+        })
     }
 
     /// The greatest commit time in these segments.

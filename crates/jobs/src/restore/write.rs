@@ -286,6 +286,7 @@ impl<'a> Writing<'a> {
             histories: end.into_iter().filter(|t| *t != self.facts.timeline).collect(),
             standby,
             last: plan.wal.last().map(|range| range.last).filter(|_| plan.ends_with_wal),
+            tail_to: plan.tail_to,
         };
         state.write(&self.into)?;
         let key_file = self.into.join(RECOVERY_KEY_FILE);

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use lifeboat_repo::lease::RENEW_EVERY;
-use lifeboat_repo::{BackupId, Fact, Lease, Purpose, RepoError};
+use lifeboat_repo::{BackupId, Fact, Lease, LogPlace, Purpose, RepoError, TailPlace};
 use lifeboat_units::{ByteCount, Stage, Work};
 use serde::Serialize;
 
@@ -12,7 +12,7 @@ use super::collect::{self, Events};
 use super::error::RetentionError;
 use super::logs::{affected, removals};
 use super::plan::{LogRemoval, Plan, Removed};
-use crate::inventory::{Backup, Inventory};
+use crate::inventory::{Backup, Inventory, is_about_one_object};
 use crate::ports::Ports;
 
 /// What retention did.
@@ -63,6 +63,7 @@ pub fn apply(ports: &Ports<'_>, plan: &Plan) -> Result<Report, RetentionError> {
     let events = Events::read(ports)?;
     collect::packs(ports, &mut held, plan, &events, &mut report)?;
     remove_logs(ports, &mut held, &inventory, plan, &mut report)?;
+    remove_pieces(ports, &mut held, &inventory, &mut report)?;
     collect::events(ports, &mut held, &events, &mut report)?;
     let prefix = format!("clusters/{}/", ports.cluster.name());
     held.keep()?;
@@ -133,6 +134,53 @@ fn remove_logs(
             report.logs_bytes += ByteCount(log.stored_bytes);
             ports.progress.advance(Work::Files(1));
         }
+    }
+    Ok(())
+}
+
+/// Removes pieces of segments that are there as a whole: what a receiver that was killed left.
+///
+/// Only where the whole segment can be read and holds the same: other pieces are the only trace of
+/// two servers that wrote one timeline. A host without the private key leaves them.
+fn remove_pieces(
+    ports: &Ports<'_>,
+    held: &mut Held<'_, '_>,
+    inventory: &Inventory,
+    report: &mut Report,
+) -> Result<(), RetentionError> {
+    if ports.cluster.repository().keyring().identity.is_none() {
+        return Ok(());
+    }
+    let there: BTreeSet<&LogPlace> = inventory.logs.iter().map(|log| &log.place).collect();
+    let mut whole: Option<(LogPlace, Vec<u8>)> = None;
+    for log in &inventory.logs {
+        let Some(piece) = TailPlace::parse(&log.place).filter(|p| there.contains(&p.of)) else {
+            continue;
+        };
+        if whole.as_ref().is_none_or(|(place, _)| *place != piece.of) {
+            whole = match ports.cluster.read_log(&piece.of) {
+                Ok((_, content)) => Some((piece.of.clone(), content)),
+                Err(error) if is_about_one_object(&error) => continue,
+                Err(error) => return Err(error.into()),
+            };
+        }
+        let digest = match ports.cluster.tail_head(&piece) {
+            Ok(head) => head.digest,
+            Err(error) if is_about_one_object(&error) => continue,
+            Err(error) => return Err(error.into()),
+        };
+        let bytes = whole.as_ref().and_then(|(_, c)| c.get(piece.from as usize..piece.to as usize));
+        if bytes.is_none_or(|bytes| ports.cluster.log_digest(bytes) != digest) {
+            report.notes.push(format!(
+                "{} differs from its finished segment and stays: two servers wrote this timeline",
+                log.place.name
+            ));
+            continue;
+        }
+        held.keep()?;
+        ports.cluster.remove_tail(&piece)?;
+        report.logs += 1;
+        report.logs_bytes += ByteCount(log.stored_bytes);
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use lifeboat_engine::{LogFile, SegmentName, SegmentNo, SystemId, TimelineId};
-use lifeboat_repo::{ArchivedLog, BackupId};
+use lifeboat_repo::{ArchivedLog, BackupId, TailPlace};
 use lifeboat_units::{ByteCount, Timestamp};
 
 use super::plan::LogRemoval;
@@ -55,7 +55,8 @@ fn forgotten(
     oldest_began: Timestamp,
 ) -> Option<SegmentNo> {
     let newest = inventory.newest_logs.get(&(timeline.system, timeline.timeline))?;
-    let last = timeline.segments.keys().chain(&timeline.partials).max()?;
+    let last =
+        timeline.segments.keys().chain(&timeline.partials).chain(timeline.tails.keys()).max()?;
     (newest.archived_at < oldest_began).then(|| last.next())
 }
 
@@ -93,10 +94,12 @@ pub(super) fn affected(
     timeline: TimelineId,
     before: SegmentName,
 ) -> Vec<&ArchivedLog> {
-    let mut found: BTreeMap<(SegmentName, LogFile), &ArchivedLog> = BTreeMap::new();
+    let mut found: BTreeMap<(SegmentName, &str), &ArchivedLog> = BTreeMap::new();
     let system = system.to_string();
     for log in logs.iter().filter(|log| log.place.system == system) {
-        let Ok(file) = log.place.name.parse::<LogFile>() else { continue };
+        let piece = TailPlace::parse(&log.place);
+        let of = piece.as_ref().map_or(log.place.name.as_str(), |piece| piece.of.name.as_str());
+        let Ok(file) = of.parse::<LogFile>() else { continue };
         let (LogFile::Segment(name) | LogFile::Partial(name) | LogFile::BackupHistory(name, _)) =
             file
         else {
@@ -104,7 +107,7 @@ pub(super) fn affected(
         };
         // Names of one timeline sort by position.
         if name.timeline == timeline && log.place.timeline == timeline.0 && name < before {
-            found.insert((name, file), log);
+            found.insert((name, log.place.name.as_str()), log);
         }
     }
     found.into_values().collect()

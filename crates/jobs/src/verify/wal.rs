@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 
 use lifeboat_engine::{LogFile, SegmentNo, SystemId};
-use lifeboat_repo::{ArchivedLog, BackupId, Fact};
+use lifeboat_repo::{ArchivedLog, BackupId, Fact, TailPlace};
 use lifeboat_units::Work;
 
 use super::context::{Context, count, is_damage};
@@ -12,6 +12,7 @@ use super::report::FindingKind;
 use crate::facts::ArchivedFacts;
 use crate::inventory::{Backup, Inventory, Timeline, chain};
 use crate::wal::list::{HistoryState, gaps, history};
+use crate::wal::tail;
 
 /// Checks the WAL: all of it, or only what makes `backups` consistent.
 pub(super) fn check(
@@ -59,6 +60,9 @@ fn check_file(
 ) -> Result<(), VerifyError> {
     let place = &log.place;
     let object = format!("wal/{}/{:08X}/{}", place.system, place.timeline, place.name);
+    if let Some(piece) = TailPlace::parse(place) {
+        return check_piece(context, inventory, log, &piece, &object);
+    }
     let (Ok(system), Ok(file)) = (place.system.parse::<SystemId>(), place.name.parse::<LogFile>())
     else {
         foreign.lock().unwrap_or_else(|e| e.into_inner()).push(object);
@@ -81,6 +85,44 @@ fn check_file(
             inventory.backups.iter().filter(|b| needs(b, log)).map(Backup::id).collect();
         let reach = beyond(inventory, system, file);
         context.findings.add_reach((FindingKind::Wal, &object, &what), broken, reach);
+    }
+    Ok(())
+}
+
+/// Checks a piece of an unfinished segment; the one that reaches furthest checks how all pieces fit
+/// together.
+fn check_piece(
+    context: &Context<'_>,
+    inventory: &Inventory,
+    log: &ArchivedLog,
+    piece: &TailPlace,
+    object: &str,
+) -> Result<(), VerifyError> {
+    let (Ok(system), Ok(file)) = (piece.of.system.parse::<SystemId>(), piece.of.name.parse())
+    else {
+        context.note(format!("`{object}` is no file of a log; it is left alone"));
+        return Ok(());
+    };
+    let timeline = inventory.timelines.get(&(system, LogFile::timeline(file)));
+    let is_last = timeline.is_some_and(|t| t.tails.values().any(|tail| tail.last == *piece));
+    let read = match is_last {
+        true => tail::read(context.cluster(), &piece.of).map(drop),
+        false => context.cluster().read_tail(piece).map(drop),
+    };
+    let what = match read {
+        Ok(()) => {
+            count(&context.count.read_bytes, log.stored_bytes);
+            None
+        }
+        // Joined with others, or the segment was finished, since it was listed.
+        Err(error) if error.is_not_found() => None,
+        Err(error) if is_damage(&error) => Some(chain(&error)),
+        Err(error) => return Err(error.into()),
+    };
+    context.progress().advance(Work::Bytes(log.stored_bytes));
+    if let Some(what) = what {
+        let reach = beyond(inventory, system, file);
+        context.findings.add_reach((FindingKind::Wal, object, &what), [], reach);
     }
     Ok(())
 }

@@ -23,6 +23,7 @@ use serde::Serialize;
 
 use super::error::GetError;
 use super::place::{data_directory, place};
+use super::serve;
 use super::state::RecoveryState;
 use crate::facts::ArchivedFacts;
 use crate::inventory::chain;
@@ -153,7 +154,9 @@ pub fn get_ahead(
     state: Option<&RecoveryState>,
 ) -> Option<GetOutcome> {
     let Ok(file @ LogFile::Segment(segment)) = name.parse() else { return None };
-    if state.is_some_and(|state| state.hides(file)) || engine.recovery_mark(directory).is_none() {
+    // What ends in the middle of a segment is cut there, and that takes a look at the repository.
+    let ends = |state: &RecoveryState| state.hides(file) || state.cuts(file).is_some();
+    if state.is_some_and(ends) || engine.recovery_mark(directory).is_none() {
         return None;
     }
     // Nobody listens: not worth a look at the control file.
@@ -200,24 +203,33 @@ fn fetch(
     state: Option<&RecoveryState>,
 ) -> Result<GetOutcome, GetError> {
     let system = system(ports, file, destination, state)?;
+    let directory = data_directory(ports.engine, destination);
     let content = match read_patiently(ports, settings, &place(system, file)) {
         Ok((facts, content)) => {
             check_content(ports, file, system, facts, &content)?;
-            content
+            serve::cut(state, file, content)
         }
         Err(error) if error.is_not_found() => {
-            return if state.is_some_and(|s| s.needs(file)) {
-                Err(GetError::NeededMissing { file: file.to_string() })
-            } else {
-                Ok(GetOutcome::NotThere { file: file.to_string() })
+            // Who keeps asking gets the finished segment later.
+            let tail = match keeps_asking(ports.engine, &directory, state) {
+                true => None,
+                false => serve::tail(ports, system, file, state)?,
             };
+            let Some(content) = tail else {
+                return if state.is_some_and(|s| s.needs(file)) {
+                    Err(GetError::NeededMissing { file: file.to_string() })
+                } else {
+                    Ok(GetOutcome::NotThere { file: file.to_string() })
+                };
+            };
+            content
         }
         Err(source @ RepoError::Damaged { .. }) => {
             return Err(GetError::Damaged { file: file.to_string(), source });
         }
         Err(source) => return Err(GetError::Repo { file: file.to_string(), source }),
     };
-    let recovering = ports.engine.recovery_mark(&data_directory(ports.engine, destination));
+    let recovering = ports.engine.recovery_mark(&directory);
     deliver::write_whole(destination, &content, recovering.is_none())
         .map_err(|source| GetError::Write { path: destination.to_owned(), source })?;
     let size_bytes = ByteCount(content.len() as u64);

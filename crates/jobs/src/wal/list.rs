@@ -6,7 +6,8 @@ use lifeboat_units::{ByteCount, Timestamp};
 use serde::Serialize;
 
 use super::given_up::{GivenUp, given_up};
-use super::reach::{lies_on, reaches};
+use super::reach::{lies_on, reaches, tail_after};
+use super::tail::Tail;
 use crate::inventory::{Backup, Inventory, InventoryError, SegmentRange, Timeline, Unreadable};
 use crate::ports::Ports;
 
@@ -52,6 +53,8 @@ pub struct TimelineWal {
     pub gaps: Vec<Gap>,
     /// Partial segments: where a timeline was left.
     pub partials: Vec<String>,
+    /// Segments that are not finished: what `wal receive` stored of them.
+    pub tails: Vec<TailWal>,
     /// Whether its history file is there.
     pub history: HistoryState,
     /// From which timeline it descends directly, and where it left it.
@@ -60,6 +63,19 @@ pub struct TimelineWal {
     pub last_commit: Option<Timestamp>,
     /// When its newest segment was archived, by lifeboat's clock.
     pub archived_at: Option<Timestamp>,
+}
+
+/// What is there of a segment that is not finished.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TailWal {
+    /// The segment.
+    pub segment: SegmentName,
+    /// The position up to which it is there.
+    pub to: Lsn,
+    /// In how many pieces.
+    pub pieces: u64,
+    /// Their size on storage.
+    pub stored_bytes: ByteCount,
 }
 
 /// Whether the history file of a timeline is there.
@@ -148,10 +164,24 @@ fn describe(inventory: &Inventory, timeline: &Timeline) -> TimelineWal {
             .iter()
             .map(|n| format!("{}.partial", timeline.name(*n)))
             .collect(),
+        tails: timeline
+            .tails
+            .iter()
+            .map(|(number, tail)| describe_tail(timeline, *number, tail))
+            .collect(),
         history: history(inventory, timeline),
         parent: ancestry.and_then(|a| a.ancestors.last()).map(|a| (a.timeline, a.left_at)),
         last_commit: newest.and_then(|n| n.last_commit),
         archived_at: newest.map(|n| n.archived_at),
+    }
+}
+
+fn describe_tail(timeline: &Timeline, number: SegmentNo, tail: &Tail) -> TailWal {
+    TailWal {
+        segment: timeline.name(number),
+        to: tail.end(number, timeline.segment_size),
+        pieces: tail.pieces,
+        stored_bytes: ByteCount(tail.stored_bytes),
     }
 }
 
@@ -222,13 +252,14 @@ fn window(
 ) -> Option<Window> {
     let last = reaches(inventory, backup, ancestry)?;
     let size = backup.facts.identity.log_segment;
-    let to = last.end(size);
+    let tail = tail_after(inventory, backup, ancestry, last);
+    let (last, to) = tail.unwrap_or_else(|| (last, last.end(size)));
     // A stretch that ends before this timeline begins is shown with the ancestor.
     let begins = ancestry.ancestors.last().map(|a| a.left_at);
     if begins.is_some_and(|begins| to <= begins) {
         return None;
     }
-    let newest = timeline.segments.last_key_value().map(|(number, _)| *number);
+    let newest = timeline.last();
     let noted = inventory.newest_logs.get(&(timeline.system, timeline.timeline));
     Some(Window {
         system: timeline.system,

@@ -256,7 +256,7 @@ fn facts(
 
 /// Restore points that are noted beside one segment. More are still in the segment, but a restore
 /// by their names does not find them: the head of an archived file has a bound.
-const RESTORE_POINTS_MAX: usize = 1000;
+pub(crate) const RESTORE_POINTS_MAX: usize = 1000;
 
 /// Refuses a system that is not the one of the newest backup: two servers pointed at one name
 /// would make each other's backups worthless.
@@ -294,7 +294,7 @@ fn predecessor(name: SegmentName, size: SegmentSize) -> Option<SegmentName> {
 }
 
 /// The system of the newest backup that can be read; a damaged manifest must not stop archiving.
-fn newest_backup_system(ports: &Ports<'_>) -> Result<Option<SystemId>, RepoError> {
+pub(super) fn newest_backup_system(ports: &Ports<'_>) -> Result<Option<SystemId>, RepoError> {
     for id in ports.cluster.backups()?.into_iter().rev() {
         match ports.cluster.manifest(id).and_then(|manifest| BackupFacts::of(&manifest)) {
             Ok(facts) => return Ok(Some(facts.identity.system_id)),

@@ -1,6 +1,6 @@
 //! How far recovery gets from a backup along a timeline.
 
-use lifeboat_engine::{Ancestry, Lsn, SegmentNo};
+use lifeboat_engine::{Ancestry, Lsn, SegmentNo, TimelineId};
 
 use crate::inventory::{Backup, Inventory, Timeline};
 
@@ -46,4 +46,29 @@ pub(crate) fn reaches(
         next = end;
     }
     last.filter(|last| *last >= stop)
+}
+
+/// What is there of the segment after `last` on the way along `ancestry`: where recovery ends, when
+/// the segment is not finished.
+pub(crate) fn tail_after(
+    inventory: &Inventory,
+    backup: &Backup,
+    ancestry: &Ancestry,
+    last: SegmentNo,
+) -> Option<(SegmentNo, Lsn)> {
+    let (system, size) = (backup.facts.identity.system_id, backup.facts.identity.log_segment);
+    let number = last.next();
+    let end = |timeline: TimelineId, left_at: Option<Lsn>| {
+        let tail = inventory.timelines.get(&(system, timeline))?.tails.get(&number)?;
+        let end = tail.end(number, size);
+        Some((number, left_at.map_or(end, |left_at| end.min(left_at))))
+    };
+    // The newest timeline first, as the server asks.
+    let begins = ancestry.ancestors.last().map_or(Lsn(0), |a| a.left_at);
+    let own = (begins <= number.end(size)).then(|| end(ancestry.timeline, None)).flatten();
+    own.or_else(|| {
+        let before = |a: &&lifeboat_engine::Ancestor| number.start(size) < a.left_at;
+        let mut ancestors = ancestry.ancestors.iter().rev().filter(before);
+        ancestors.find_map(|a| end(a.timeline, Some(a.left_at)))
+    })
 }

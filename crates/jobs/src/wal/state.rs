@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-use lifeboat_engine::{LogFile, SegmentName, SystemId, TimelineId};
+use lifeboat_engine::{LogFile, Lsn, SegmentName, SystemId, TimelineId};
 use serde::{Deserialize, Serialize};
 
 use super::error::StateError;
@@ -41,6 +41,10 @@ pub struct RecoveryState {
     /// planned, and what came after must not be replayed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last: Option<SegmentName>,
+    /// How far the last needed segment was there when the restore was planned, where it was not
+    /// finished: what is served of it reaches at least so far. With `last` set, no further.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tail_to: Option<Lsn>,
 }
 
 impl RecoveryState {
@@ -82,6 +86,17 @@ impl RecoveryState {
             return false;
         };
         name > last
+    }
+
+    /// The position in this file from which on recovery must see nothing, if there is one.
+    pub fn cuts(&self, file: LogFile) -> Option<Lsn> {
+        self.tail_to.filter(|_| matches!(file, LogFile::Segment(name) if Some(name) == self.last))
+    }
+
+    /// The timeline on which recovery is to end, as far as it was planned.
+    pub fn end_timeline(&self) -> Option<TimelineId> {
+        let needed = self.needed.iter().map(|range| range.last.timeline);
+        needed.chain(self.histories.iter().copied()).max()
     }
 
     /// Whether recovery cannot be at its end before it has had this file.

@@ -12,6 +12,7 @@
 //! | [`isolation`] | settings that keep a restored server to itself |
 //! | [`recover`] | starting a restored server and waiting for recovery |
 //! | [`replication`] | the replication protocol: WAL streams, base backups, slots |
+//! | [`source`] | [`source::ServerSource`]: a server whose WAL is received |
 //! | [`tls`] | TLS for both kinds of connection |
 //! | [`error`] | [`error::LiveError`] |
 
@@ -26,4 +27,5 @@ pub mod recover;
 pub mod replication;
 pub mod server;
 pub mod session;
+pub mod source;
 pub mod tls;

@@ -47,6 +47,15 @@ pub struct Reader<'a> {
     tail: Tail<'a>,
 }
 
+/// Where a walk stands, to go on from there when more of the segment is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Position {
+    at: usize,
+    previous: Option<Lsn>,
+    timeline: TimelineId,
+    end: Option<Lsn>,
+}
+
 /// What lies where a record was looked for.
 enum Step<'a> {
     Found(Record<'a>),
@@ -77,6 +86,27 @@ impl<'a> Reader<'a> {
             None => reader.tail = Tail::Invalid,
         }
         Ok(reader)
+    }
+
+    /// Goes on where an earlier walk of the same segment stood.
+    ///
+    /// - Shape: as [`Reader::new`]; what was walked before is there unchanged.
+    pub fn resume(
+        name: SegmentName,
+        segment: &'a [u8],
+        position: Position,
+    ) -> Result<Self, WalError> {
+        let header = SegmentHeader::parse(name, segment)?;
+        let Position { at, previous, timeline, end } = position;
+        let name_timeline = name.timeline;
+        let tail = Tail::Walking;
+        Ok(Self { segment, header, name_timeline, at, previous, timeline, end, tail })
+    }
+
+    /// Where the walk stands: after the record that was given last.
+    pub fn position(&self) -> Position {
+        let Self { at, previous, timeline, end, .. } = *self;
+        Position { at, previous, timeline, end }
     }
 
     /// What the first page says.

@@ -1,0 +1,364 @@
+//! One connection, up to where the stream begins.
+
+use lifeboat_engine::{
+    Ancestry, LogFile, LogSource, Lsn, SegmentName, SegmentNo, SlotState, SourceError,
+    SourceIdentity, TimelineId,
+};
+use lifeboat_repo::{Fact, PushOutcome, RepoError};
+
+use super::begin::{Begin, Known};
+use super::ship::{Shipper, Tools};
+use super::{End, ReceiveError, ReceiveEvent, Receiver};
+use crate::facts::ArchivedFacts;
+use crate::inventory::{Inventory, chain};
+use crate::wal::place::place;
+use crate::wal::push::newest_backup_system;
+
+type Say<'s> = &'s mut dyn FnMut(ReceiveEvent);
+
+/// How a stream ended, when it was not by a failure.
+pub(super) enum StreamEnd {
+    /// Somebody asked to stop.
+    Stopped,
+    /// The server went on with another timeline.
+    Timeline(TimelineId, Lsn),
+    /// The server no longer has what was asked for.
+    Removed(String),
+    /// The server gave the slot up, or it was dropped.
+    Slot(SourceError),
+}
+
+fn failed(error: SourceError) -> ReceiveError {
+    ReceiveError::Source(error.into_inner())
+}
+
+impl Receiver<'_> {
+    /// Connects, and receives until the connection ends.
+    pub(super) fn session(
+        &mut self,
+        source: &mut dyn LogSource,
+        say: Say<'_>,
+    ) -> Result<End, ReceiveError> {
+        let server = source.connect().map_err(failed)?;
+        say(ReceiveEvent::Connected {
+            server: server.server.clone(),
+            system: server.system,
+            timeline: server.timeline,
+            end: server.end,
+        });
+        self.check_system(&server)?;
+        let past = self.histories(source, &server, say)?;
+        let inventory = Inventory::load(self.ports.cluster, self.ports.engine)
+            .map_err(ReceiveError::Inventory)?;
+        refuse_behind(&inventory, &server)?;
+        let keeps_from = self.slot(source, &server, say)?;
+        let events = self.gaps_recorded(say)?;
+        let known = Known {
+            inventory: &inventory,
+            events: &events,
+            system: server.system,
+            size: server.segment,
+            past: &past,
+            keeps_from,
+            end: server.end,
+        };
+        for (timeline, left_at, stored_to) in known.left_behind() {
+            if !self.told_behind.contains(&timeline) {
+                self.told_behind.push(timeline);
+                say(ReceiveEvent::LeftBehind { timeline, left_at, stored_to });
+            }
+        }
+        let wanted = known.wanted();
+        let begin = known.to_be_compared(wanted).unwrap_or(wanted);
+        match self.receive_from(source, &server, begin, say)? {
+            StreamEnd::Stopped => Ok(End::Stopped),
+            StreamEnd::Timeline(to, at) => {
+                say(ReceiveEvent::Switched { from: begin.timeline, to, at });
+                Ok(End::Again)
+            }
+            StreamEnd::Slot(error) => self.replace_slot(source, &server, error, say),
+            StreamEnd::Removed(why) => {
+                let certain = known.certain();
+                if certain.number > wanted.number {
+                    self.record_gap(&known, wanted, certain.number, &why, say)?;
+                    Ok(End::Again)
+                } else if begin != wanted {
+                    // Only the comparison is missed: the finished segment is what counts.
+                    let server = source.connect().map_err(failed)?;
+                    self.again(source, &server, wanted, say)
+                } else {
+                    Err(ReceiveError::Source(lifeboat_engine::EngineError::new(Removed(why))))
+                }
+            }
+        }
+    }
+
+    fn again(
+        &mut self,
+        source: &mut dyn LogSource,
+        server: &SourceIdentity,
+        begin: Begin,
+        say: Say<'_>,
+    ) -> Result<End, ReceiveError> {
+        match self.receive_from(source, server, begin, say)? {
+            StreamEnd::Stopped => Ok(End::Stopped),
+            _ => Ok(End::Again),
+        }
+    }
+
+    fn receive_from(
+        &mut self,
+        source: &mut dyn LogSource,
+        server: &SourceIdentity,
+        begin: Begin,
+        say: Say<'_>,
+    ) -> Result<StreamEnd, ReceiveError> {
+        let tools = Tools {
+            cluster: self.ports.cluster,
+            engine: self.ports.engine,
+            clock: self.ports.clock,
+            compression: self.settings.compression,
+        };
+        let Begin { timeline, number } = begin;
+        let shipper = Shipper::begin(tools, server.system, timeline, server.segment, number)
+            .map_err(ReceiveError::Repo)?;
+        let from = number.start(server.segment);
+        match source.start(&self.settings.slot, timeline, from) {
+            Ok(()) => {}
+            Err(error) => return stream_end(error),
+        }
+        say(ReceiveEvent::Streaming { timeline, from });
+        self.stream(source, tools, shipper, (from, server.segment), say)
+    }
+
+    /// Refuses a system that is not the one received before, or not that of the newest backup.
+    fn check_system(&mut self, server: &SourceIdentity) -> Result<(), ReceiveError> {
+        let found = server.system;
+        if let Some(expected) = self.system.filter(|expected| *expected != found) {
+            return Err(ReceiveError::Foreign { found, expected });
+        }
+        match newest_backup_system(self.ports).map_err(ReceiveError::Repo)? {
+            Some(expected) if expected != found => Err(ReceiveError::OtherSystem {
+                cluster: self.ports.cluster.name().to_string(),
+                found,
+                expected,
+            }),
+            _ => {
+                self.system = Some(found);
+                Ok(())
+            }
+        }
+    }
+
+    /// Stores the history files of the server's timeline and its ancestors, before any segment of
+    /// them: a server in recovery stops its search for the newest timeline at the first that is
+    /// missing.
+    fn histories(
+        &self,
+        source: &mut dyn LogSource,
+        server: &SourceIdentity,
+        say: Say<'_>,
+    ) -> Result<Ancestry, ReceiveError> {
+        if server.timeline.0 <= 1 {
+            return Ok(Ancestry::root(server.timeline));
+        }
+        let bytes = source.history(server.timeline).map_err(failed)?;
+        let past = self.parse(server.timeline, &bytes)?;
+        for older in past.ancestors.iter().map(|a| a.timeline).filter(|t| t.0 > 1) {
+            let history = place(server.system, LogFile::History(older));
+            if self.ports.cluster.has_log(&history).map_err(ReceiveError::Repo)? {
+                continue;
+            }
+            match source.history(older) {
+                Ok(bytes) => self.store_history(server, older, &bytes, say)?,
+                Err(error) => say(ReceiveEvent::Note {
+                    message: format!(
+                        "{} does not give the history of timeline {older}, and the repository \
+                         has none: {}",
+                        server.server,
+                        chain(&error.into_inner())
+                    ),
+                }),
+            }
+        }
+        self.store_history(server, server.timeline, &bytes, say)?;
+        Ok(past)
+    }
+
+    fn parse(&self, timeline: TimelineId, bytes: &[u8]) -> Result<Ancestry, ReceiveError> {
+        let parsed = self.ports.engine.parse_history(timeline, bytes);
+        parsed.map_err(|source| ReceiveError::History { timeline, source })
+    }
+
+    fn store_history(
+        &self,
+        server: &SourceIdentity,
+        timeline: TimelineId,
+        bytes: &[u8],
+        say: Say<'_>,
+    ) -> Result<(), ReceiveError> {
+        let facts = ArchivedFacts {
+            system: None,
+            segment: None,
+            log: None,
+            written_at: None,
+            ancestry: Some(self.parse(timeline, bytes)?),
+        };
+        let outcome = self
+            .ports
+            .cluster
+            .push_log(
+                &place(server.system, LogFile::History(timeline)),
+                bytes,
+                self.settings.compression,
+                self.ports.clock.now(),
+                serde_json::to_value(&facts).expect("facts always serialise"),
+            )
+            .map_err(ReceiveError::Repo)?;
+        match outcome {
+            PushOutcome::Stored { .. } => say(ReceiveEvent::History { timeline }),
+            PushOutcome::AlreadyThere => {}
+            PushOutcome::Different { .. } => {
+                return Err(ReceiveError::HistoryDiverged { timeline });
+            }
+        }
+        Ok(())
+    }
+
+    /// From where on the server keeps WAL for the slot, which is made if that was asked for.
+    fn slot(
+        &self,
+        source: &mut dyn LogSource,
+        server: &SourceIdentity,
+        say: Say<'_>,
+    ) -> Result<Option<Lsn>, ReceiveError> {
+        let slot = &self.settings.slot;
+        match source.slot(slot).map_err(failed)? {
+            SlotState::Present { keeps_from } => Ok(keeps_from),
+            SlotState::Missing if self.settings.create_slot => {
+                source.create_slot(slot).map_err(failed)?;
+                say(ReceiveEvent::SlotCreated { slot: slot.clone(), replaced: false });
+                match source.slot(slot).map_err(failed)? {
+                    SlotState::Present { keeps_from } => Ok(keeps_from),
+                    SlotState::Missing => Ok(None),
+                }
+            }
+            SlotState::Missing => {
+                let server = server.server.clone();
+                Err(ReceiveError::SlotMissing { slot: slot.clone(), server })
+            }
+        }
+    }
+
+    fn replace_slot(
+        &self,
+        source: &mut dyn LogSource,
+        server: &SourceIdentity,
+        error: SourceError,
+        say: Say<'_>,
+    ) -> Result<End, ReceiveError> {
+        let slot = self.settings.slot.clone();
+        match error {
+            // The next connection makes it anew.
+            SourceError::SlotMissing(_) if self.settings.create_slot => Ok(End::Again),
+            SourceError::SlotMissing(_) => {
+                Err(ReceiveError::SlotMissing { slot, server: server.server.clone() })
+            }
+            SourceError::SlotLost(_) if self.settings.create_slot => {
+                source.connect().map_err(failed)?;
+                source.drop_slot(&slot).map_err(failed)?;
+                source.create_slot(&slot).map_err(failed)?;
+                say(ReceiveEvent::SlotCreated { slot, replaced: true });
+                Ok(End::Again)
+            }
+            SourceError::SlotLost(source) => {
+                Err(ReceiveError::SlotLost { slot, server: server.server.clone(), source })
+            }
+            other => Err(failed(other)),
+        }
+    }
+
+    /// Gaps that the journal tells of.
+    fn gaps_recorded(&self, say: Say<'_>) -> Result<Vec<Fact>, ReceiveError> {
+        let keys = self.ports.cluster.journal_keys().map_err(ReceiveError::Repo)?;
+        let mut facts = Vec::new();
+        for key in keys {
+            match self.ports.cluster.read_event(key) {
+                Ok(recorded) => facts.push(recorded.event.fact),
+                Err(error @ RepoError::Damaged { .. }) => {
+                    say(ReceiveEvent::Note { message: chain(&error) });
+                }
+                Err(error) if error.is_not_found() => {}
+                Err(error) => return Err(ReceiveError::Repo(error)),
+            }
+        }
+        facts.retain(|fact| matches!(fact, Fact::LogGap { .. }));
+        Ok(facts)
+    }
+
+    fn record_gap(
+        &self,
+        known: &Known<'_>,
+        wanted: Begin,
+        goes_on: SegmentNo,
+        why: &str,
+        say: Say<'_>,
+    ) -> Result<(), ReceiveError> {
+        let last = SegmentNo(goes_on.0.saturating_sub(1));
+        let first = SegmentName::new(wanted.timeline, wanted.number, known.size);
+        let last = SegmentName::new(known.timeline_of(last), last, known.size);
+        let fact = Fact::LogGap {
+            system: known.system.to_string(),
+            timeline: wanted.timeline.0,
+            first: first.to_string(),
+            last: last.to_string(),
+            reason: why.to_owned(),
+        };
+        let now = self.ports.clock.now();
+        self.ports.cluster.record(now, fact).map_err(ReceiveError::Repo)?;
+        say(ReceiveEvent::Gap { first, last, reason: why.to_owned() });
+        Ok(())
+    }
+}
+
+/// What the failure to stream means.
+pub(super) fn stream_end(error: SourceError) -> Result<StreamEnd, ReceiveError> {
+    match error {
+        SourceError::Removed(error) => Ok(StreamEnd::Removed(chain(&error))),
+        slot @ (SourceError::SlotMissing(_) | SourceError::SlotLost(_)) => {
+            Ok(StreamEnd::Slot(slot))
+        }
+        SourceError::Failed(error) => Err(ReceiveError::Source(error)),
+    }
+}
+
+/// Refuses a server that writes an older timeline than one of which there is WAL: it was left
+/// behind by a failover.
+fn refuse_behind(inventory: &Inventory, server: &SourceIdentity) -> Result<(), ReceiveError> {
+    let of_system = inventory.timelines.values().filter(|t| t.system == server.system);
+    match of_system.map(|t| t.timeline).max() {
+        Some(newest) if newest > server.timeline => Err(ReceiveError::Behind {
+            server: server.server.clone(),
+            found: server.timeline,
+            newest,
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// The server no longer has WAL that it should keep for the slot.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Removed(String);
+
+impl lifeboat_units::Explain for Removed {
+    fn code(&self) -> lifeboat_units::Code {
+        lifeboat_units::Code("LB-RCV-013")
+    }
+    fn retry(&self) -> lifeboat_units::Retry {
+        lifeboat_units::Retry::Later
+    }
+    fn help(&self) -> Option<String> {
+        None
+    }
+}
