@@ -31,9 +31,7 @@ pub use get::{
     keeps_asking, prefetch, worth_prefetching,
 };
 pub use given_up::{GivenUp, given_up};
-pub use list::{
-    Gap, HistoryState, SystemWal, TailWal, TimelineWal, WalReport, Window, list,
-};
+pub use list::{Gap, HistoryState, SystemWal, TailWal, TimelineWal, WalReport, Window, list};
 pub use place::data_directory;
 pub use push::{PushReport, PushSettings, Pushed, push};
 pub use receive::{ReceiveError, ReceiveEvent, ReceiveSettings, Told, receive};

@@ -69,8 +69,14 @@ pub fn receive(
     source: &mut dyn LogSource,
     tell: &mut dyn FnMut(Told),
 ) -> Result<(), ReceiveError> {
-    let mut receiver =
-        Receiver { ports, settings, system: None, told_behind: Vec::new(), streamed: false };
+    let mut receiver = Receiver {
+        ports,
+        settings,
+        system: None,
+        told_behind: Vec::new(),
+        streamed: false,
+        made_slot: false,
+    };
     let mut say = |event| tell(Told { at: ports.clock.now(), event });
     let mut pause = PAUSE_MIN;
     while !ports.cancel.is_cancelled() {
@@ -110,6 +116,8 @@ struct Receiver<'a> {
     told_behind: Vec<lifeboat_engine::TimelineId>,
     /// Whether WAL came on this connection.
     streamed: bool,
+    /// Whether the slot was made or replaced since WAL came last.
+    made_slot: bool,
 }
 
 impl Receiver<'_> {

@@ -251,20 +251,27 @@ impl Receiver<'_> {
     }
 
     fn replace_slot(
-        &self,
+        &mut self,
         source: &mut dyn LogSource,
         server: &SourceIdentity,
         error: SourceError,
         say: Say<'_>,
     ) -> Result<End, ReceiveError> {
         let slot = self.settings.slot.clone();
+        // Once for a connection: what does not help is not done again and again.
+        let may_make = self.settings.create_slot && !std::mem::replace(&mut self.made_slot, true);
         match error {
-            // The next connection makes it anew.
-            SourceError::SlotMissing(_) if self.settings.create_slot => Ok(End::Again),
+            SourceError::SlotMissing(_) if may_make => {
+                source.connect().map_err(failed)?;
+                source.create_slot(&slot).map_err(failed)?;
+                say(ReceiveEvent::SlotCreated { slot, replaced: false });
+                Ok(End::Again)
+            }
+            other if self.settings.create_slot && !may_make => Err(failed(other)),
             SourceError::SlotMissing(_) => {
                 Err(ReceiveError::SlotMissing { slot, server: server.server.clone() })
             }
-            SourceError::SlotLost(_) if self.settings.create_slot => {
+            SourceError::SlotLost(_) if may_make => {
                 source.connect().map_err(failed)?;
                 source.drop_slot(&slot).map_err(failed)?;
                 source.create_slot(&slot).map_err(failed)?;

@@ -138,6 +138,7 @@ impl Receiver<'_> {
             };
             let end = stream.run();
             self.streamed |= stream.streamed;
+            self.made_slot &= !stream.streamed;
             end
         })
     }
