@@ -134,6 +134,7 @@ fn state(last: Option<u64>) -> RecoveryState {
         histories: vec![TimelineId(2)],
         standby: false,
         last: last.map(name),
+        tail_to: None,
     }
 }
 

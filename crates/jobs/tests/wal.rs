@@ -42,6 +42,7 @@ fn state(first: u64, last: u64) -> RecoveryState {
         needed: vec![SegmentRange {
             first: toy::segment_name(1, first),
             last: toy::segment_name(1, last),
+            tail_to: None,
             segments: last - first + 1,
             stored_bytes: 0,
         }],

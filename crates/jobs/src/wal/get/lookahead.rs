@@ -70,6 +70,7 @@ mod tests {
             histories: vec![TimelineId(2)],
             standby: false,
             last: None,
+            tail_to: None,
         }
     }
 
