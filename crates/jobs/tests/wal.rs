@@ -42,13 +42,13 @@ fn state(first: u64, last: u64) -> RecoveryState {
         needed: vec![SegmentRange {
             first: toy::segment_name(1, first),
             last: toy::segment_name(1, last),
-            tail_to: None,
             segments: last - first + 1,
             stored_bytes: 0,
         }],
         histories: vec![TimelineId(2)],
         standby: false,
         last: None,
+        tail_to: None,
     }
 }
 
