@@ -3,7 +3,7 @@
 //! Three threads: this one has the server's connection and never waits for the store, except when
 //! too much is under way; one ships, in order; one does the housekeeping that nobody waits for.
 
-use std::sync::mpsc::{self, Receiver as Inbox, Sender};
+use std::sync::mpsc::{self, Receiver as Inbox, RecvTimeoutError, Sender};
 use std::time::Duration;
 
 use lifeboat_engine::{LogSource, Lsn, SegmentSize, SourceEvent};
@@ -387,9 +387,14 @@ impl Stream<'_> {
             if !self.under_way {
                 return Ok(());
             }
-            let Ok(done) = self.answers.recv_timeout(ATTENTION) else {
-                let _ = self.keep_in_touch();
-                continue;
+            let done = match self.answers.recv_timeout(ATTENTION) {
+                Ok(done) => done,
+                Err(RecvTimeoutError::Timeout) => {
+                    let _ = self.keep_in_touch();
+                    continue;
+                }
+                // The shipping thread failed, said so, and was gone when the last batch came.
+                Err(RecvTimeoutError::Disconnected) => return Ok(()),
             };
             match self.note(done) {
                 Err(ReceiveError::Source(_)) | Ok(()) => {}
