@@ -11,6 +11,7 @@ pub mod refusal;
 pub mod restored;
 pub mod same;
 pub mod standby;
+pub mod watched;
 pub mod writers;
 
 pub use lab::{Lab, Ran};

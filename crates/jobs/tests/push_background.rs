@@ -299,10 +299,29 @@ fn over_the_limit_the_oldest_segments_are_given_up_and_the_gap_is_recorded_first
     assert_eq!(gaps[0].last.to_string(), files[1].to_string());
     assert!(gaps[0].backup_needed);
     assert_eq!(world.cluster.logs().unwrap().len(), 4, "what was within the limit is stored");
+    a_backup_after_the_gap_answers_it(&server, &world);
     // Without a limit nothing is ever given up.
     (0..50).for_each(|_| _ = server.finish());
     rounds(&directory, &clock, &away, target(), |work| work.round().unwrap() > 0);
     assert!(server.spool().pending_gaps().unwrap().is_empty());
+}
+
+/// Segments 1 and 2 were given up.
+fn a_backup_after_the_gap_answers_it(server: &Server, world: &World) {
+    let spool = server.spool();
+    let still = |why| {
+        assert!(spool.answer_wanted(&world.cluster, &ToyEngine).unwrap(), "{why}");
+        assert!(spool.backup_is_wanted(), "{why}");
+    };
+    still("there is no backup");
+    world.backup(1, 2, &[], None);
+    still("it needs what was given up");
+    world.backup(2, 3, &[], None);
+    fs::write(spool.directory().join("000000010000000000000009.gap"), "unrecorded").unwrap();
+    still("another gap is not recorded yet");
+    fs::remove_file(spool.directory().join("000000010000000000000009.gap")).unwrap();
+    assert!(!spool.answer_wanted(&world.cluster, &ToyEngine).unwrap());
+    assert!(!spool.backup_is_wanted());
 }
 
 /// What happens next in a history.

@@ -1,6 +1,8 @@
 //! `lifeboat backup`
 
+use lifeboat_engine::Origin;
 use lifeboat_jobs::backup::{self, BackupReport, BackupSettings};
+use lifeboat_jobs::wal::push::spool::Spool;
 
 use super::reading;
 use lifeboat_postgres::live::backup::PostgresOrigin;
@@ -77,6 +79,9 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<Outcome, CliError> {
         sweep_of: args.sweep_share.unwrap_or(settings.sweep_of),
     };
     let report = backup::run(&opened.ports(app), &mut origin, &backup)?;
+    let spool = Spool::of(origin.data_directory());
+    // The backup is listed: what cannot be looked up now, `check` and the pusher look up again.
+    let _ = spool.answer_wanted(&opened.cluster, &opened.engine);
     drop(opened);
     app.ui.emit(&report)?;
     // The backup is made and listed; a timer's mail should still tell of damaged pages.

@@ -7,7 +7,7 @@ use lifeboat_jobs::wal::push::spool::Spool;
 use lifeboat_units::ByteCount;
 
 use super::check::Point;
-use crate::app::App;
+use crate::app::{App, Opened};
 use crate::error::CliError;
 use crate::ui::counted;
 
@@ -16,11 +16,11 @@ const NAME: &str = "archiving";
 const WAITING_MAX: usize = 64;
 
 /// What waits in the data directory, whether a pusher lives, and whether WAL was given up.
-pub(crate) fn point(app: &App, directory: &Path) -> Result<Point, CliError> {
+pub(crate) fn point(app: &App, opened: &Opened, directory: &Path) -> Result<Point, CliError> {
     let settings = app.settings()?;
     let waiting = app.engine()?.waiting_logs(directory)?.len();
     let spool = Spool::of(directory);
-    if spool.backup_is_wanted() {
+    if spool.answer_wanted(&opened.cluster, &opened.engine)? {
         return Ok(Point::failed(
             NAME,
             "WAL was given up because pg_wal was over wal.backlog-max",

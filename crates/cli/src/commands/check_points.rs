@@ -81,7 +81,7 @@ fn server(app: &App, opened: &Opened, points: &mut Vec<Point>) -> Result<(), Cli
         ));
         return Ok(());
     }
-    let archiving = check_archiving::point(app, origin.data_directory());
+    let archiving = check_archiving::point(app, opened, origin.data_directory());
     points.push(archiving.unwrap_or_else(|e| Point::error("archiving", e)));
     points.push(
         arrives(app, opened, &mut origin, &identity)

@@ -8,17 +8,21 @@ use std::io::{self, Write};
 use std::process::Child;
 use std::time::Duration;
 
-use lifeboat_engine::{LogFile, SegmentName, SystemId, TimelineId};
+use lifeboat_engine::{Engine, LogFile, SegmentName, SystemId, TimelineId};
 use lifeboat_repo::{Cluster, Fact, RepoError};
 use lifeboat_units::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::spool::Spool;
+use crate::inventory::{Inventory, InventoryError};
+use crate::wal::given_up::given_up;
 
 /// Longest gap that is read, in bytes.
 const GAP_BYTES_MAX: u64 = 4 << 10;
 /// Says that a new backup is needed; removed when one was taken.
 const WANTED: &str = "backup.wanted";
+/// What it says.
+const WISH: &[u8] = b"WAL was given up\n";
 
 /// Segments that were given up, to be recorded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,8 +94,10 @@ impl Spool {
     /// Leaves a gap to be recorded, and a wish for a backup; both are durable.
     pub fn leave_gap(&self, gap: &PendingGap) -> io::Result<()> {
         let body = serde_json::to_vec(gap).expect("names and numbers always serialise");
-        self.replace_synced(WANTED, b"WAL was given up\n")?;
-        self.replace_synced(&format!("{}.gap", gap.first), &body)
+        self.replace_synced(WANTED, WISH)?;
+        self.replace_synced(&format!("{}.gap", gap.first), &body)?;
+        // A backup may have answered an older wish meanwhile.
+        if self.backup_is_wanted() { Ok(()) } else { self.replace_synced(WANTED, WISH) }
     }
 
     /// Whether a new backup is needed because WAL was given up.
@@ -99,9 +105,27 @@ impl Spool {
         self.directory().join(WANTED).exists()
     }
 
-    /// A backup was taken that needs nothing of what was given up.
-    pub fn backup_was_taken(&self) {
+    /// Takes the wish for a backup away when the repository has one for everything that was given
+    /// up, whoever took it. Says whether a backup is still needed.
+    pub fn answer_wanted(
+        &self,
+        cluster: &Cluster,
+        engine: &dyn Engine,
+    ) -> Result<bool, InventoryError> {
+        // What cannot be listed may hold a gap that the repository does not know of.
+        let pending = || self.list().map_or(true, |listing| !listing.gaps.is_empty());
+        if !self.backup_is_wanted() {
+            return Ok(false);
+        }
+        if pending() {
+            return Ok(true);
+        }
+        let inventory = Inventory::load(cluster, engine)?;
+        if given_up(cluster, &inventory)?.iter().any(|gap| gap.backup_needed) || pending() {
+            return Ok(true);
+        }
         let _ = fs::remove_file(self.directory().join(WANTED));
+        Ok(false)
     }
 
     /// Records all pending gaps in the cluster's journal. A crash in between records one twice.
@@ -155,9 +179,9 @@ impl WantedBackup {
         if let Some(child) = &mut self.running {
             match child.try_wait() {
                 Ok(None) => return true,
-                // Findings: damaged pages were there before, and the backup counts.
+                // Findings: damaged pages were there before, and the backup counts. The backup
+                // itself took the wish away, unless more was given up since it began.
                 Ok(Some(status)) if matches!(status.code(), Some(0 | 3)) => {
-                    spool.backup_was_taken();
                     log("a new backup was taken");
                 }
                 Ok(Some(status)) => log(&format!("the new backup failed: {status}")),
@@ -237,8 +261,6 @@ mod tests {
         spool.leave_gap(&one).unwrap();
         assert_eq!(spool.pending_gaps().unwrap(), [one]);
         assert!(spool.backup_is_wanted());
-        spool.backup_was_taken();
-        assert!(!spool.backup_is_wanted());
         fs::write(spool.directory().join("x.gap"), "torn").unwrap();
         assert!(spool.pending_gaps().is_err());
     }
