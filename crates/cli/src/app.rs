@@ -130,8 +130,12 @@ impl App {
     /// As root, starts this command again as the owner of the repository, and does not return:
     /// what root wrote there, the server could neither read nor extend.
     pub fn as_owner_of_repository(&self) -> Result<(), CliError> {
+        // Others touch nothing here: a repository that hangs must not hold the server's calls.
+        if Account::own().uid != 0 {
+            return Ok(());
+        }
         let owner = self.owner_of_repository()?.filter(|owner| owner.uid != 0);
-        let Some(owner) = owner.filter(|_| Account::own().uid == 0) else { return Ok(()) };
+        let Some(owner) = owner else { return Ok(()) };
         let program = Path::new("/proc/self/exe");
         let program = std::fs::read_link(program).map_err(files::failed("find", program))?;
         let mut command = owner.command(&program);
