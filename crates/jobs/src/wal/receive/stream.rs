@@ -6,7 +6,7 @@
 use std::sync::mpsc::{self, Receiver as Inbox, RecvTimeoutError, Sender};
 use std::time::Duration;
 
-use lifeboat_engine::{LogSource, Lsn, SegmentSize, SourceEvent};
+use lifeboat_engine::{LogSource, Lsn, SegmentSize, SourceError, SourceEvent};
 use lifeboat_units::{ByteCount, Cancel, Explain, Retry};
 
 use super::session::{StreamEnd, stream_end};
@@ -27,6 +27,8 @@ const ATTENTION: Duration = Duration::from_millis(200);
 const GLANCE: Duration = Duration::from_millis(1);
 /// How long a synchronous receiver waits for what is under way before it looks at the connection.
 const GROUP: Duration = Duration::from_millis(20);
+/// What lies ready in the connection is put together up to so many bytes.
+const GROUP_BYTES_MAX: usize = 1 << 20;
 /// First pause before a store that failed is asked again; each is twice the one before.
 const PAUSE_MIN: Duration = Duration::from_millis(200);
 /// Longest such pause.
@@ -237,7 +239,27 @@ impl Stream<'_> {
                 return Ok(None);
             }
         }
-        let event = self.source.next(self.patience());
+        let first = self.source.next(self.patience());
+        let mut end = self.note_event(first)?;
+        // What lies ready goes along: whoever waits for it waits for this object, not the next.
+        while end.is_none()
+            && !self.under_way
+            && !self.pending.bytes.is_empty()
+            && self.pending.bytes.len() < GROUP_BYTES_MAX
+        {
+            let more = self.source.next(Duration::ZERO);
+            if matches!(more, Ok(SourceEvent::Quiet)) {
+                break;
+            }
+            end = self.note_event(more)?;
+        }
+        Ok(end)
+    }
+
+    fn note_event(
+        &mut self,
+        event: Result<SourceEvent, SourceError>,
+    ) -> Result<Option<StreamEnd>, ReceiveError> {
         if !matches!(event, Ok(SourceEvent::Quiet)) {
             self.heard_at = self.now();
         }
