@@ -103,7 +103,6 @@ fn start_pusher(app: &App, directory: &Path, lock: File, spool: &Spool) -> io::R
     command.stdin(lock).stdout(Stdio::null());
     command.stderr(spool.open_log().map_or_else(|_| Stdio::null(), Stdio::from));
     // It outlives this process, and is nobody's child then.
-    #[expect(clippy::zombie_processes, reason = "this process ends soon, and init reaps it")]
     let _ = command.spawn()?;
     Ok(())
 }

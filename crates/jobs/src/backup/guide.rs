@@ -76,7 +76,8 @@ impl Guide {
         let Some(known) = known else { return unknown };
         let Content::Pages { first_page } = file.content else { return unknown };
         let page = u64::from(page_bytes);
-        let whole = |size: u64| u32::try_from(size / page).ok().filter(|_| size % page == 0);
+        let whole =
+            |size: u64| u32::try_from(size / page).ok().filter(|_| size.is_multiple_of(page));
         let (Some(known_pages), Some(pages)) = (whole(known.size_bytes), whole(file.size_bytes))
         else {
             return unknown;
@@ -163,6 +164,7 @@ impl Guide {
 }
 
 #[cfg(test)]
+#[expect(clippy::single_range_in_vec_init, reason = "one range is meant")]
 mod tests {
     use super::*;
     use proptest::prelude::*;

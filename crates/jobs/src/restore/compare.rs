@@ -123,6 +123,7 @@ pub fn runs(differs: &[bool], range: Range<usize>) -> impl Iterator<Item = Range
 }
 
 #[cfg(test)]
+#[expect(clippy::single_range_in_vec_init, reason = "one range is meant")]
 mod tests {
     use super::*;
 

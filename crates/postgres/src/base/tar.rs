@@ -103,6 +103,7 @@ impl<R: Read> TarReader<R> {
     /// the archive, which must be one: two blocks of zeros, and then nothing.
     ///
     /// Errors: as [`TarError`] says. Never panics, whatever the bytes are.
+    #[expect(clippy::should_implement_trait, reason = "it can fail, and lends what follows")]
     pub fn next(&mut self) -> Result<Option<Header>, TarError> {
         if self.ended {
             return Ok(None);
