@@ -187,8 +187,9 @@ fn what_was_held_back_too_long_is_a_gap_that_is_recorded_and_answered() {
         assert!(ended.status.success(), "{}", receiver.words());
         server.execute("CREATE TABLE after AS SELECT 1 AS i");
         let lsn = server.value("SELECT pg_current_wal_flush_lsn()");
-        let behind = format!("SELECT count(*) FROM pg_stat_replication WHERE flush_lsn < '{lsn}'");
-        until("it is shipped", || server.value(&behind) == "0");
+        let shipped =
+            format!("SELECT count(*) FROM pg_stat_replication WHERE flush_lsn >= '{lsn}'");
+        until("it is shipped", || server.value(&shipped) == "1");
         assert_eq!(receiver.terminate(), Some(0), "{}", receiver.words());
         let restored = Restored::start(&lab, "after", &["--latest"]);
         assert_eq!(restored.value("SELECT i FROM after"), "1");
