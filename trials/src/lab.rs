@@ -124,10 +124,24 @@ impl Lab {
         self.server.execute("SELECT pg_reload_conf()");
     }
 
-    /// Turns archiving off: segments wait.
+    /// Turns archiving off: segments wait. The background pusher would go on with what waits; it
+    /// ends when the configuration is written anew.
+    #[track_caller]
     pub fn archive_nowhere(&self) {
         self.server.execute("ALTER SYSTEM SET archive_command = '/bin/false'");
         self.server.execute("SELECT pg_reload_conf()");
+        let config = std::fs::File::options().append(true).open(&self.config).expect("it opens");
+        config.set_modified(std::time::SystemTime::now()).expect("its time can be set");
+        crate::refusal::until("the pusher ends", || self.pusher().is_none());
+    }
+
+    /// The background pusher that lives; `None` when none does.
+    pub fn pusher(&self) -> Option<u32> {
+        let lock = self.server.data_directory().join("lifeboat.spool/lock");
+        let process: u32 =
+            std::fs::read_to_string(lock).ok()?.split_whitespace().nth(1)?.parse().ok()?;
+        let words = std::fs::read(format!("/proc/{process}/cmdline")).ok()?;
+        String::from_utf8_lossy(&words).contains("pusher").then_some(process)
     }
 
     /// The program with the lab's configuration, to be run as the server's user.

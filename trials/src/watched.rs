@@ -51,10 +51,7 @@ impl Watched {
 
     /// The pusher that lives; `None` when none does.
     pub fn pusher(&self) -> Option<u32> {
-        let signed = fs::read_to_string(self.spool().join("lock")).ok()?;
-        let process: u32 = signed.split_whitespace().nth(1)?.parse().ok()?;
-        let words = fs::read(format!("/proc/{process}/cmdline")).ok()?;
-        String::from_utf8_lossy(&words).contains("pusher").then_some(process)
+        self.lab.pusher()
     }
 
     /// Names of what the server was told is archived.
