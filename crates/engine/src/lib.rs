@@ -32,11 +32,11 @@ pub use history::{Ancestor, Ancestry};
 pub use identity::{ClusterIdentity, SystemId};
 pub use listing::{Content, Directory, Listing, SourceFile, Tablespace};
 pub use log::{LogFile, LogNameError, Lsn, SegmentName, SegmentNo, SegmentSize, TimelineId};
-pub use origin::{BackupStart, BackupStop, GeneratedFile, Origin, SegmentSwitch};
+pub use origin::{BackupStart, BackupStop, GeneratedFile, Origin, SegmentSwitch, Source};
 pub use pages::{PageFormat, PageTransform, PageVerdict, TransformError};
 pub use recovery::{
     Engine, Landing, LogFacts, LogFollower, RecoveryMark, RecoveryMode, RecoverySettings,
     RecoveryTarget, RestorePoint, StartRequest, TargetState,
 };
 pub use source::{LogSource, SlotState, SourceError, SourceEvent, SourceIdentity};
-pub use stream::{Arriving, Earlier, EarlierFile, FileStream, Sent, StreamEnd};
+pub use stream::{Arriving, Earlier, EarlierFile, FileStream, Sent, StreamEnd, Streamed};

@@ -9,11 +9,13 @@ use crate::error::EngineError;
 use crate::identity::ClusterIdentity;
 use crate::listing::Listing;
 use crate::log::{Lsn, SegmentName, TimelineId};
+use crate::stream::{Earlier, EarlierFile, Streamed};
 
-/// A running server whose data directory this process can read.
+/// A running server, whose data directory this process can read, or that sends its files.
 ///
-/// Calls come in this order: any number of `identity`, `switch_segment`; then `start`, `listing`,
-/// `changes`, `keep_alive` as often as wanted, `control_file`, `stop`. Dropping it, or `abort`, ends a
+/// Calls come in this order: any number of `identity`, `switch_segment`; `offer`; then `start`,
+/// `source`, `changes`, `keep_alive` as often as wanted, `control_file`, `stop`. A backup that
+/// arrives as a stream has its own end, instead of the last two. Dropping it, or `abort`, ends a
 /// backup that was started and not stopped.
 pub trait Origin: Send {
     /// Whose data these are. Reads the control file on disk and asks the server; an error when
@@ -41,6 +43,38 @@ pub trait Origin: Send {
         let _ = since;
         Ok(Changes::Unknown { because: "this kind of server does not tell what changed".into() })
     }
+    /// Where the files come from. Only after `start`.
+    fn source(&mut self) -> Result<Source, EngineError> {
+        self.listing().map(Source::Directory)
+    }
+    /// Offers an earlier backup, of which the server may then send only the differences. Only
+    /// before `start`; what came of it, [`Source::Stream`] says.
+    fn offer(
+        &mut self,
+        _earlier: &Earlier,
+        _files: &mut dyn Iterator<Item = EarlierFile>,
+    ) -> Result<(), EngineError> {
+        Ok(())
+    }
+    /// Whether `offer` could be of use.
+    fn takes_offers(&self) -> bool {
+        false
+    }
+    /// Why the current segment cannot be finished from here, if it cannot: a role without that
+    /// privilege, or a standby.
+    fn cannot_switch(&mut self) -> Result<Option<String>, EngineError> {
+        Ok(None)
+    }
+    /// Reads a file's bytes as they are now, for a second look; `None` where that is not possible,
+    /// fewer where the file has become shorter.
+    fn look_again(
+        &mut self,
+        _path: &str,
+        _offset: u64,
+        _bytes: u32,
+    ) -> Result<Option<Vec<u8>>, EngineError> {
+        Ok(None)
+    }
     /// Keeps the session alive and proves that backup mode still holds, on the same timeline.
     fn keep_alive(&mut self) -> Result<(), EngineError>;
     /// The control file's bytes, checked. Called after all else is copied.
@@ -49,6 +83,14 @@ pub trait Origin: Send {
     fn stop(&mut self) -> Result<BackupStop, EngineError>;
     /// Leaves backup mode without a result; harmless when not in it.
     fn abort(&mut self);
+}
+
+/// Where the files of a backup come from.
+pub enum Source {
+    /// From a directory that can be read here.
+    Directory(Listing),
+    /// From the server.
+    Stream(Streamed),
 }
 
 /// A segment that was finished so that it gets archived.

@@ -4,9 +4,11 @@
 //! backup mode, packs durable, WAL complete, manifest. The manifest is last: until it is there,
 //! no backup is.
 
+mod arriving;
 mod collect;
 mod error;
 mod guide;
+mod offer;
 mod table;
 mod tasks;
 mod way;
@@ -14,8 +16,12 @@ mod worker;
 
 use std::time::Duration;
 
-use lifeboat_engine::{BackupStart, BackupStop, ClusterIdentity, Listing, Lsn, Origin, TimelineId};
+use lifeboat_engine::{
+    BackupStart, BackupStop, ClusterIdentity, Directory, GeneratedFile, Listing, Lsn, Origin,
+    Source, StreamEnd, Streamed, Tablespace, TimelineId,
+};
 use lifeboat_repo::lease::RENEW_EVERY;
+use lifeboat_repo::writer::FinishedBackup;
 use lifeboat_repo::{BackupId, BackupWriter, Compression, Fact, Lease, Manifest, Purpose, Totals};
 use lifeboat_units::{Note, Stage, Timestamp, Work};
 use serde::Serialize;
@@ -24,7 +30,10 @@ use crate::facts::{BackupFacts, DamagedPage, Reading, StoredFile};
 use crate::ports::Ports;
 use crate::wal;
 
+use arriving::{Arrived, Arriving};
 pub use error::BackupError;
+use offer::Offered;
+use way::Chosen;
 
 /// How to take a backup.
 #[derive(Debug, Clone)]
@@ -103,24 +112,21 @@ fn under_lease(
     let newest = ports.cluster.backups()?.last().copied();
     let id = BackupId::new(began_at, newest, ports.cluster.repository().entropy());
     ports.progress.stage(Stage::ServerBackupMode, None);
-    let start = origin.start(&format!("lifeboat {id}"))?;
-    let listing = origin.listing()?;
     let trust = (settings.full_read, settings.sweep_of.max(1));
-    let mut way = way::choose(origin, &identity, &start, previous.as_ref(), trust)?;
-    let what = Copy {
-        id,
-        identity: &identity,
-        previous: previous.as_ref(),
-        listing: &listing,
-        guide: None,
+    let offered = offer::make(ports, origin, previous.as_ref(), &identity, trust)?;
+    let start = origin.start(&format!("lifeboat {id}"))?;
+    let what = Copy { id, identity: &identity, previous: previous.as_ref(), guide: None };
+    let taken = match origin.source()? {
+        Source::Directory(listing) => {
+            take_files(ports, origin, settings, lease, what, (&start, listing))?
+        }
+        Source::Stream(streamed) => {
+            take_stream(ports, origin, settings, lease, what, (&start, streamed, offered))?
+        }
     };
-    let copied = copy(ports, origin, settings, lease, (&what, &mut way))?;
-    let control = origin.control_file()?;
-    ports.progress.stage(Stage::ServerBackupMode, None);
-    let stop = origin.stop()?;
+    let Taken { finished, table, directories, tablespaces, control, stop, way } = taken;
     wait_for_wal(ports, origin, &identity, (&start, &stop), settings)?;
-    let used = &copied.table.usage.sessions;
-    let reading = way.reading(copied.table.swept, used, (id, stop.lsn));
+    let reading = way.reading(table.swept, &table.usage.sessions, (id, stop.lsn));
     let facts = BackupFacts {
         engine: ports.engine.name().to_owned(),
         server_version,
@@ -130,12 +136,12 @@ fn under_lease(
         started_at: start.at,
         stopped_at: stop.at,
         note: settings.note.clone(),
-        directories: listing.directories,
-        tablespaces: listing.tablespaces,
+        directories,
+        tablespaces,
         generated: stop.files.iter().map(|f| StoredFile::new(&f.path, &f.bytes)).collect(),
         control_file: StoredFile::new(&control.path, &control.bytes),
-        damage: copied.table.damage,
-        damaged_pages: copied.table.damaged_pages,
+        damage: table.damage,
+        damaged_pages: table.damaged_pages,
         identity,
         reading: Some(reading),
     };
@@ -146,14 +152,14 @@ fn under_lease(
         began_at,
         ended_at: ports.clock.now(),
         page_bytes: facts.identity.page_bytes,
-        chunks: copied.table.chunks,
+        chunks: table.chunks,
         data_keys: Default::default(),
         packs: Default::default(),
-        totals: copied.table.totals,
+        totals: table.totals,
         facts: serde_json::to_value(&facts).expect("facts always serialise"),
     };
     lease.check()?;
-    let manifest = copied.finished.commit(manifest, &copied.table.usage, previous.as_ref())?;
+    let manifest = finished.commit(manifest, &table.usage, previous.as_ref())?;
     ports.cluster.record(ports.clock.now(), Fact::BackupAdded { id })?;
     Ok(report(&manifest, facts))
 }
@@ -211,6 +217,11 @@ fn prove_archiving(
     settings: &BackupSettings,
 ) -> Result<(), BackupError> {
     ports.progress.stage(Stage::CheckingArchive, None);
+    if let Some(why) = origin.cannot_switch()? {
+        let then = "whether WAL arrives is seen only at the end of the backup";
+        ports.progress.warn(&Note::new(format!("{why}: {then}")));
+        return Ok(());
+    }
     let switched = origin.switch_segment()?;
     let arrived =
         wal::wait_for(ports, identity.system_id, switched.segment, settings.archive_timeout)?;
@@ -260,35 +271,41 @@ struct Copy<'a> {
     id: BackupId,
     identity: &'a ClusterIdentity,
     previous: Option<&'a Manifest>,
-    listing: &'a Listing,
     guide: Option<&'a guide::Guide>,
 }
 
-struct Copied {
-    finished: lifeboat_repo::writer::FinishedBackup,
+/// All that was copied, after backup mode ended.
+struct Taken {
+    finished: FinishedBackup,
     table: table::Table,
+    directories: Vec<Directory>,
+    tablespaces: Vec<Tablespace>,
+    control: GeneratedFile,
+    stop: BackupStop,
+    way: Chosen,
 }
 
-/// Copies what changed, on threads, and keeps the server's session and the lease alive.
-fn copy(
-    ports: &Ports<'_>,
-    origin: &mut dyn Origin,
-    settings: &BackupSettings,
-    lease: &mut Lease,
-    (what, way): (&Copy<'_>, &mut way::Chosen),
-) -> Result<Copied, BackupError> {
-    let page_bytes = what.identity.page_bytes;
-    let total: u64 = what.listing.files.iter().map(|f| f.size_bytes).sum();
-    ports.progress.stage(Stage::Copying, Some(Work::Bytes(total)));
-    let writer = BackupWriter::begin(
-        ports.cluster,
-        what.id,
-        page_bytes,
-        settings.compression,
-        ports.transforms(page_bytes),
-    )?;
+impl Copy<'_> {
+    fn writer(
+        &self,
+        ports: &Ports<'_>,
+        settings: &BackupSettings,
+    ) -> Result<BackupWriter, BackupError> {
+        let page_bytes = self.identity.page_bytes;
+        let transforms = ports.transforms(page_bytes);
+        let compression = settings.compression;
+        Ok(BackupWriter::begin(ports.cluster, self.id, page_bytes, compression, transforms)?)
+    }
+}
+
+/// Keeps the server's session and the lease alive, and hears the operator.
+fn housekeeping<'a>(
+    ports: &'a Ports<'_>,
+    origin: &'a mut dyn Origin,
+    lease: &'a mut Lease,
+) -> impl FnMut() -> Result<(), BackupError> + 'a {
     let mut renewed = ports.clock.monotonic();
-    let mut housekeeping = || -> Result<(), BackupError> {
+    move || {
         if ports.cancel.is_cancelled() {
             return Err(BackupError::Cancelled);
         }
@@ -298,9 +315,28 @@ fn copy(
             origin.keep_alive()?;
         }
         Ok(())
+    }
+}
+
+/// Copies what changed in a data directory, on threads, and leaves backup mode.
+fn take_files(
+    ports: &Ports<'_>,
+    origin: &mut dyn Origin,
+    settings: &BackupSettings,
+    lease: &mut Lease,
+    what: Copy<'_>,
+    (start, listing): (&BackupStart, Listing),
+) -> Result<Taken, BackupError> {
+    let trust = (settings.full_read, settings.sweep_of.max(1));
+    let mut way = way::choose(origin, what.identity, start, what.previous, trust)?;
+    let total: u64 = listing.files.iter().map(|f| f.size_bytes).sum();
+    ports.progress.stage(Stage::Copying, Some(Work::Bytes(total)));
+    let writer = what.writer(ports, settings)?;
+    let guided = Copy { guide: way.guide.as_ref(), ..what };
+    let mut table = {
+        let housekeeping = housekeeping(ports, origin, lease);
+        collect::collect(ports, &writer, (&guided, &listing), settings.jobs, housekeeping)?
     };
-    let guided = Copy { guide: way.guide.as_ref(), ..*what };
-    let mut table = collect::collect(ports, &writer, &guided, settings.jobs, &mut housekeeping)?;
     if table.swept.faulty > 0 {
         // What was not read may be as wrong: this backup trusts nothing after all. What the first
         // reading stored and nobody refers to is collected some day.
@@ -311,11 +347,58 @@ fn copy(
         )));
         way.distrust();
         ports.progress.stage(Stage::Copying, Some(Work::Bytes(total)));
-        table = collect::collect(ports, &writer, what, settings.jobs, &mut housekeeping)?;
+        let housekeeping = housekeeping(ports, origin, lease);
+        table = collect::collect(ports, &writer, (&what, &listing), settings.jobs, housekeeping)?;
         table.swept = found;
     }
     ports.progress.stage(Stage::Syncing, None);
     let finished = writer.finish_packs()?;
     origin.keep_alive()?;
-    Ok(Copied { finished, table })
+    let control = origin.control_file()?;
+    ports.progress.stage(Stage::ServerBackupMode, None);
+    let stop = origin.stop()?;
+    let Listing { directories, tablespaces, .. } = listing;
+    Ok(Taken { finished, table, directories, tablespaces, control, stop, way })
+}
+
+/// Takes what the server sends, on threads.
+fn take_stream(
+    ports: &Ports<'_>,
+    origin: &mut dyn Origin,
+    settings: &BackupSettings,
+    lease: &mut Lease,
+    what: Copy<'_>,
+    (start, streamed, offered): (&BackupStart, Streamed, Offered),
+) -> Result<Taken, BackupError> {
+    ports.progress.stage(Stage::Copying, streamed.total_bytes.map(Work::Bytes));
+    let writer = what.writer(ports, settings)?;
+    let Streamed { files: stream, stop, tablespaces, total_bytes, differences, why } = streamed;
+    let way = match what.previous {
+        None => Chosen::nothing_earlier(),
+        Some(previous) => {
+            let because = offered.err().unwrap_or(why);
+            let range = differences.then_some(start.lsn);
+            Chosen::streamed(&BackupFacts::of(previous)?, range, because)
+        }
+    };
+    let arriving = Arriving {
+        stream,
+        stop: &*stop,
+        identity: what.identity,
+        previous: what.previous,
+        total_bytes,
+    };
+    let arrived = {
+        let housekeeping = housekeeping(ports, origin, lease);
+        arriving::collect(ports, &writer, arriving, settings.jobs, housekeeping)?
+    };
+    let Arrived { mut table, directories, suspects, end } = arrived;
+    let format = ports.engine.page_format(what.identity);
+    let backup = start.lsn..=end.stop;
+    table.add_damage(&arriving::judge(origin, format.as_ref(), backup, suspects)?);
+    ports.progress.stage(Stage::Syncing, None);
+    let finished = writer.finish_packs()?;
+    let StreamEnd { control, stop: lsn, timeline, generated: files } = end;
+    let stop = BackupStop { lsn, timeline, at: origin.server_time()?, files };
+    Ok(Taken { finished, table, directories, tablespaces, control, stop, way })
 }

@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use lifeboat_engine::Listing;
 use lifeboat_repo::BackupWriter;
 use lifeboat_repo::reader::IndexReader;
 
@@ -26,11 +27,16 @@ const REFRESH_PAGES_MIN: u64 = 8192;
 
 type Found<'a> = (u64, Task<'a>, Result<Vec<Option<Stretch>>, BackupError>);
 
+/// How many pages one run may store anew only to keep restores fast.
+pub fn refresh_budget(pages: u64) -> u64 {
+    (pages / REFRESH_SHARE).max(REFRESH_PAGES_MIN)
+}
+
 /// Copies all files and writes the table.
 pub fn collect(
     ports: &Ports<'_>,
     writer: &BackupWriter,
-    what: &Copy<'_>,
+    (what, listing): (&Copy<'_>, &Listing),
     jobs: usize,
     mut housekeeping: impl FnMut() -> Result<(), BackupError>,
 ) -> Result<Table, BackupError> {
@@ -38,10 +44,10 @@ pub fn collect(
     let jobs = jobs.max(1);
     let format = ports.engine.page_format(what.identity);
     let index = IndexReader::new(ports.cluster, page_bytes);
-    let pages: u64 = what.listing.files.iter().map(|f| f.size_bytes / u64::from(page_bytes)).sum();
-    let refresh_budget = AtomicU64::new((pages / REFRESH_SHARE).max(REFRESH_PAGES_MIN));
+    let pages: u64 = listing.files.iter().map(|f| f.size_bytes / u64::from(page_bytes)).sum();
+    let refresh_budget = AtomicU64::new(refresh_budget(pages));
     let shared = Shared {
-        root: &what.listing.root,
+        root: &listing.root,
         format: format.as_ref(),
         page_bytes,
         index: &index,
@@ -51,7 +57,7 @@ pub fn collect(
         guide: what.guide,
     };
     let previous = what.previous.map(|manifest| (&index, manifest));
-    let mut tasks = Tasks::new(&what.listing.files, previous, what.guide, page_bytes);
+    let mut tasks = Tasks::new(&listing.files, previous, what.guide, page_bytes);
     let mut table = TableWriter::new(writer, ports.cluster, page_bytes, what.previous);
     let limit = jobs * TASKS_PER_THREAD;
     std::thread::scope(|scope| {

@@ -54,6 +54,14 @@ pub enum BackupError {
         /// What the system said.
         source: io::Error,
     },
+    /// The server sends a backup that does not fit together.
+    #[error("the server's backup does not fit together: {what} came for `{path}`")]
+    Stream {
+        /// The file.
+        path: String,
+        /// What came.
+        what: &'static str,
+    },
     /// The operator stopped it.
     #[error("interrupted; nothing was listed")]
     Cancelled,
@@ -86,6 +94,7 @@ impl Explain for BackupError {
             Self::TimelineChanged { .. } => "LB-BAK-003",
             Self::Read { .. } => "LB-BAK-004",
             Self::Cancelled => "LB-BAK-005",
+            Self::Stream { .. } => "LB-BAK-006",
             Self::Repo(error) => return error.code(),
             Self::Engine(error) => return error.code(),
         })
@@ -94,9 +103,10 @@ impl Explain for BackupError {
     fn retry(&self) -> Retry {
         match self {
             Self::ForeignCluster { .. } | Self::Cancelled => Retry::Never,
-            Self::NotArchived { .. } | Self::TimelineChanged { .. } | Self::Read { .. } => {
-                Retry::Later
-            }
+            Self::NotArchived { .. }
+            | Self::TimelineChanged { .. }
+            | Self::Read { .. }
+            | Self::Stream { .. } => Retry::Later,
             Self::Repo(error) => error.retry(),
             Self::Engine(error) => error.retry(),
         }
@@ -114,6 +124,7 @@ impl Explain for BackupError {
             }
             Self::TimelineChanged { .. } => "run the backup again on the new timeline",
             Self::Read { .. } => "lifeboat reads the data directory as the server's own user",
+            Self::Stream { .. } => "run it again; if it stays, with --full-read",
             Self::Cancelled => return None,
             Self::Repo(error) => return error.help(),
             Self::Engine(error) => return error.help(),

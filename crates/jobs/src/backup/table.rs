@@ -70,6 +70,15 @@ pub struct Table {
     pub swept: Swept,
 }
 
+impl Table {
+    /// Counts damaged pages, and lists as many as there is room for.
+    pub fn add_damage(&mut self, pages: &[DamagedPage]) {
+        self.damaged_pages += pages.len() as u64;
+        let room = DAMAGE_LISTED_MAX.saturating_sub(self.damage.len());
+        self.damage.extend(pages.iter().take(room).cloned());
+    }
+}
+
 /// A table that is being written. Files come in order.
 pub struct TableWriter<'a> {
     writer: &'a BackupWriter,
@@ -83,8 +92,9 @@ pub struct TableWriter<'a> {
 }
 
 /// A large file whose parts are coming in.
-struct OpenFile {
-    entry: FileEntry,
+pub struct OpenFile {
+    /// The file as far as it is known.
+    pub entry: FileEntry,
     cut_short: bool,
     vanished: bool,
 }
@@ -123,13 +133,7 @@ impl<'a> TableWriter<'a> {
             None => open.vanished = true,
             Some(mut stretch) => {
                 self.table.swept.add(std::mem::take(&mut stretch.swept));
-                let totals = &mut self.table.totals;
-                totals.read_bytes += ByteCount(stretch.read_bytes);
-                totals.pages_new += stretch.pages_new.0;
-                totals.pages_refreshed += stretch.pages_new.1;
-                self.table.damaged_pages += stretch.damage.len() as u64;
-                let room = DAMAGE_LISTED_MAX.saturating_sub(self.table.damage.len());
-                self.table.damage.extend(stretch.damage.iter().take(room).cloned());
+                self.count(&stretch);
                 open.append(stretch);
             }
         }
@@ -137,10 +141,20 @@ impl<'a> TableWriter<'a> {
             self.open = Some(open);
             return Ok(());
         }
-        if open.vanished { Ok(()) } else { self.finish_file(&open.entry) }
+        if open.vanished { Ok(()) } else { self.put(&open.entry) }
     }
 
-    fn finish_file(&mut self, entry: &FileEntry) -> Result<(), RepoError> {
+    /// Counts what was found out about a stretch.
+    pub fn count(&mut self, stretch: &Stretch) {
+        let totals = &mut self.table.totals;
+        totals.read_bytes += ByteCount(stretch.read_bytes);
+        totals.pages_new += stretch.pages_new.0;
+        totals.pages_refreshed += stretch.pages_new.1;
+        self.table.add_damage(&stretch.damage);
+    }
+
+    /// Adds the next file, whole.
+    pub fn put(&mut self, entry: &FileEntry) -> Result<(), RepoError> {
         let totals = &mut self.table.totals;
         totals.files += 1;
         totals.size_bytes += ByteCount(entry.size_bytes);
@@ -177,7 +191,8 @@ impl<'a> TableWriter<'a> {
 }
 
 impl OpenFile {
-    fn new(file: &SourceFile) -> Self {
+    /// A file of which nothing is known yet.
+    pub fn new(file: &SourceFile) -> Self {
         let first_page = match file.content {
             lifeboat_engine::Content::Pages { first_page } => Some(first_page),
             lifeboat_engine::Content::Bytes => None,
@@ -192,9 +207,9 @@ impl OpenFile {
         Self { entry, cut_short: false, vanished: false }
     }
 
-    /// Adds a stretch, unless the file already ended before it: a file that shrank while it was
+    /// Adds the next stretch, unless the file already ended before it: a file that shrank while it was
     /// read is kept up to its first gap, and WAL replay truncates it in the same place.
-    fn append(&mut self, stretch: Stretch) {
+    pub fn append(&mut self, stretch: Stretch) {
         if self.cut_short {
             return;
         }

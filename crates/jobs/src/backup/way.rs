@@ -20,6 +20,8 @@ pub struct Chosen {
     sweep: u64,
     /// Where the backups ended that stored the earlier one's pages.
     stops: BTreeMap<BackupId, Lsn>,
+    /// What the server told spans these positions; only without a guide.
+    told: Option<(Lsn, Lsn)>,
 }
 
 impl Chosen {
@@ -27,7 +29,22 @@ impl Chosen {
         let reading = earlier.and_then(|facts| facts.reading.as_ref());
         let sweep = reading.map_or(0, |r| r.sweep);
         let stops = reading.map(|r| r.stops.clone()).unwrap_or_default();
-        Self { guide: None, way, because: because.into(), sweep, stops }
+        Self { guide: None, way, because: because.into(), sweep, stops, told: None }
+    }
+
+    /// There is nothing to compare with.
+    pub fn nothing_earlier() -> Self {
+        Self::everything(None, Way::First, "there is no earlier backup to compare with")
+    }
+
+    /// The server sends all files, or what changed since the earlier backup up to `differences`.
+    pub fn streamed(earlier: &BackupFacts, differences: Option<Lsn>, because: String) -> Self {
+        let Some(to) = differences else {
+            return Self::everything(Some(earlier), Way::Hashes, because);
+        };
+        let because = "the server sent what had changed";
+        let told = Some((earlier.start_lsn, to));
+        Self { told, ..Self::everything(Some(earlier), Way::Hints, because) }
     }
 
     /// Everything is read after all: the sweep met pages that must not have changed.
@@ -52,8 +69,8 @@ impl Chosen {
         Reading {
             way: self.way,
             because: self.because.clone(),
-            from_lsn: guide.map(|g| g.from),
-            to_lsn: guide.map(|g| g.to),
+            from_lsn: guide.map(|g| g.from).or(self.told.map(|told| told.0)),
+            to_lsn: guide.map(|g| g.to).or(self.told.map(|told| told.1)),
             sweep: guide.map_or(self.sweep, |g| g.sweep.counter),
             sweep_of: guide.map(|g| g.sweep.of),
             swept_pages: swept.pages,
@@ -74,15 +91,14 @@ pub fn choose(
     (full_read, sweep_of): (bool, u32),
 ) -> Result<Chosen, BackupError> {
     let Some(previous) = previous else {
-        let because = "there is no earlier backup to compare with";
-        return Ok(Chosen::everything(None, Way::First, because));
+        return Ok(Chosen::nothing_earlier());
     };
     let facts = BackupFacts::of(previous)?;
     let by_hashes = |because: String| Chosen::everything(Some(&facts), Way::Hashes, because);
     if full_read {
         return Ok(by_hashes("--full-read asks for it".into()));
     }
-    if let Some(because) = doubt(&facts, identity, start) {
+    if let Some(because) = doubt(&facts, identity, Some(start)) {
         return Ok(by_hashes(because));
     }
     let since = Since { timeline: start.timeline, start: facts.start_lsn };
@@ -97,6 +113,7 @@ pub fn choose(
         because: "the server says what changed".into(),
         sweep: counter,
         stops: stops.clone(),
+        told: None,
         guide: Some(Guide {
             map,
             from: facts.start_lsn,
@@ -108,8 +125,13 @@ pub fn choose(
     })
 }
 
-/// Why what a server says since an earlier backup does not count; `None` when it may.
-fn doubt(earlier: &BackupFacts, identity: &ClusterIdentity, start: &BackupStart) -> Option<String> {
+/// Why what a server says since an earlier backup does not count; `None` when it may. Where this
+/// backup starts is not known before the server is asked for one over the network.
+pub fn doubt(
+    earlier: &BackupFacts,
+    identity: &ClusterIdentity,
+    start: Option<&BackupStart>,
+) -> Option<String> {
     let theirs = &earlier.identity;
     if theirs.checksums != identity.checksums {
         let now = if identity.checksums { "on" } else { "off" };
@@ -120,7 +142,9 @@ fn doubt(earlier: &BackupFacts, identity: &ClusterIdentity, start: &BackupStart)
     {
         return Some("the server was built anew since the earlier backup".into());
     }
-    if earlier.timeline != start.timeline {
+    if let Some(start) = start
+        && earlier.timeline != start.timeline
+    {
         return Some(format!(
             "the server went from timeline {} to {} since the earlier backup",
             earlier.timeline, start.timeline
@@ -128,7 +152,9 @@ fn doubt(earlier: &BackupFacts, identity: &ClusterIdentity, start: &BackupStart)
     }
     // A standby's restart point can lie before the end of the earlier backup, whose pages may
     // then be newer than this one.
-    if earlier.stop_lsn > start.lsn {
+    if let Some(start) = start
+        && earlier.stop_lsn > start.lsn
+    {
         let (stop, start): (Lsn, Lsn) = (earlier.stop_lsn, start.lsn);
         return Some(format!("the earlier backup ends at {stop}, after this one begins ({start})"));
     }
@@ -188,7 +214,7 @@ mod tests {
         let good = earlier();
         let identity = good.identity.clone();
         let why = |facts: &BackupFacts, identity: &ClusterIdentity, timeline, lsn| {
-            doubt(facts, identity, &start(timeline, lsn)).unwrap_or_default()
+            doubt(facts, identity, Some(&start(timeline, lsn))).unwrap_or_default()
         };
         assert_eq!(why(&good, &identity, 2, 200), "");
         let off = ClusterIdentity { checksums: false, ..identity.clone() };

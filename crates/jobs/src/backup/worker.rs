@@ -45,6 +45,33 @@ pub struct Shared<'a> {
     pub guide: Option<&'a Guide>,
 }
 
+impl Shared<'_> {
+    /// The earlier backup's part, and whether to store its pages anew because reading them has
+    /// become slow.
+    pub fn previous(
+        &self,
+        known: Option<&(PartRef, u32)>,
+    ) -> Result<(Option<(PartRef, MapPart)>, bool), BackupError> {
+        let Some((reference, part)) = self.earlier(known)? else { return Ok((None, false)) };
+        let pages = u64::from(part.pages());
+        let refresh = is_fragmented(&part)
+            && self
+                .refresh_budget
+                .try_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(pages))
+                .is_ok();
+        Ok((Some((reference, part)), refresh))
+    }
+
+    /// The earlier backup's part.
+    pub fn earlier(
+        &self,
+        known: Option<&(PartRef, u32)>,
+    ) -> Result<Option<(PartRef, MapPart)>, BackupError> {
+        let Some((reference, pages)) = known else { return Ok(None) };
+        Ok(Some((reference.clone(), self.index.part(reference, *pages)?)))
+    }
+}
+
 /// One thread.
 pub struct Worker<'a> {
     shared: &'a Shared<'a>,
@@ -135,25 +162,6 @@ impl<'a> Worker<'a> {
         Stretch { bytes, parts, ..Stretch::default() }
     }
 
-    /// The earlier backup's part, and whether to store its pages anew because reading them has
-    /// become slow.
-    fn previous(
-        &self,
-        known: Option<&(PartRef, u32)>,
-    ) -> Result<(Option<(PartRef, MapPart)>, bool), BackupError> {
-        let Some((reference, pages)) = known else { return Ok((None, false)) };
-        let part = self.shared.index.part(reference, *pages)?;
-        let refresh = is_fragmented(&part)
-            && self
-                .shared
-                .refresh_budget
-                .try_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
-                    left.checked_sub(u64::from(*pages))
-                })
-                .is_ok();
-        Ok((Some((reference.clone(), part)), refresh))
-    }
-
     /// Reads up to one part of a file. `None` when the file is gone.
     fn stretch(
         &mut self,
@@ -171,7 +179,7 @@ impl<'a> Worker<'a> {
             }
             Err(source) => return Err(BackupError::Read { path, source }),
         };
-        let (previous, refresh) = self.previous(known)?;
+        let (previous, refresh) = self.shared.previous(known)?;
         let part_bytes = u64::from(PART_PAGES) * u64::from(self.shared.page_bytes);
         let range = number * part_bytes..file.size_bytes.min((number + 1) * part_bytes);
         let (changed, sweep) = match plan {

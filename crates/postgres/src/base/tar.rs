@@ -103,8 +103,7 @@ impl<R: Read> TarReader<R> {
     /// the archive, which must be one: two blocks of zeros, and then nothing.
     ///
     /// Errors: as [`TarError`] says. Never panics, whatever the bytes are.
-    #[expect(clippy::should_implement_trait, reason = "it can fail, and lends what follows")]
-    pub fn next(&mut self) -> Result<Option<Header>, TarError> {
+    pub fn entry(&mut self) -> Result<Option<Header>, TarError> {
         if self.ended {
             return Ok(None);
         }
@@ -266,7 +265,7 @@ mod tests {
     fn entries_come_in_order_with_their_bytes() {
         let bytes = archive();
         let mut reader = TarReader::new(&bytes[..]);
-        let next = |reader: &mut TarReader<&[u8]>| reader.next().unwrap().unwrap();
+        let next = |reader: &mut TarReader<&[u8]>| reader.entry().unwrap().unwrap();
         let base = next(&mut reader);
         assert_eq!((base.path.as_str(), base.kind, base.mode), ("base", Kind::Directory, 0o600));
         assert_eq!(next(&mut reader).path, "base/1259");
@@ -277,8 +276,8 @@ mod tests {
         assert_eq!(next(&mut reader).path, "pg_wal/archive_status");
         assert_eq!(next(&mut reader).kind, Kind::Link("/srv".into()));
         assert_eq!(next(&mut reader).size_bytes, 0);
-        assert_eq!(reader.next().unwrap(), None);
-        assert_eq!(reader.next().unwrap(), None);
+        assert_eq!(reader.entry().unwrap(), None);
+        assert_eq!(reader.entry().unwrap(), None);
     }
 
     #[test]
@@ -286,7 +285,7 @@ mod tests {
         let bytes = archive();
         let mut reader = TarReader::new(&bytes[..]);
         let mut names = Vec::new();
-        while let Some(header) = reader.next().unwrap() {
+        while let Some(header) = reader.entry().unwrap() {
             names.push(header.path);
         }
         assert_eq!(names.len(), 5);
@@ -320,7 +319,7 @@ mod tests {
         let all = |bytes: &[u8]| {
             let mut reader = TarReader::new(bytes);
             loop {
-                match reader.next() {
+                match reader.entry() {
                     Ok(Some(_)) => {}
                     other => return other,
                 }
@@ -342,7 +341,7 @@ mod tests {
             let at = at % bytes.len();
             bytes[at] = with;
             let mut reader = TarReader::new(&bytes[..]);
-            while let Ok(Some(header)) = reader.next() {
+            while let Ok(Some(header)) = reader.entry() {
                 prop_assert!(!header.path.starts_with('/'));
                 prop_assert!(header.path.split('/').all(|part| !matches!(part, "" | "." | "..")));
             }
