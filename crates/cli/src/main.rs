@@ -24,6 +24,7 @@ mod exit;
 mod fast;
 mod files;
 mod moment;
+mod origin;
 mod progress;
 mod reference;
 mod secrets;

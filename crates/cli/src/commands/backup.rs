@@ -5,26 +5,30 @@ use lifeboat_jobs::backup::{self, BackupReport, BackupSettings};
 use lifeboat_jobs::wal::push::spool::Spool;
 
 use super::reading;
-use lifeboat_postgres::live::backup::PostgresOrigin;
-use lifeboat_postgres::live::conninfo::Wanted;
-
 use crate::app::{Access, App};
 use crate::config::settings::{share, threads};
 use crate::error::CliError;
 use crate::exit::Outcome;
+use crate::origin::{self, From};
 use crate::ui::{Page, Report, between, seconds};
 
 /// Take a base backup: complete by itself, at the price of what changed
 ///
-/// Runs on the server's own machine, primary or standby, as a user who can read the data
-/// directory. Checks first that WAL arrives in the repository, and lists the backup only when all the WAL it needs is
-/// there. From PostgreSQL 17 on, with `summarize_wal = on`, it reads only what the server says
-/// changed and a rotating share of the rest; else it reads everything and compares hashes. Pages
-/// that are damaged in the data directory are backed up as they are, named, and make the exit
+/// Reads the data directory, of a primary or a standby, where it is on this machine and can be read;
+/// otherwise the server sends its files over the replication protocol (PostgreSQL 15 or later, a
+/// role with REPLICATION). Either way the backup is the same, and the next one may be taken the
+/// other way.
+///
+/// Checks first that WAL arrives in the repository, and lists the backup only when all the WAL it
+/// needs is there. From PostgreSQL 17 on, with `summarize_wal = on`, it reads only what the server
+/// says changed and a rotating share of the rest; else it reads everything and compares hashes.
+/// Pages that are damaged in the data directory are backed up as they are, named, and make the exit
 /// code 3; so do pages that changed although the server said nothing of it.
 #[derive(clap::Args, Debug)]
 #[command(
-    after_help = "Examples:\n  lifeboat backup\n  lifeboat backup --label 'before the upgrade'\n  lifeboat backup --full-read\n  lifeboat backup --from standby"
+    after_help = "Examples:\n  lifeboat backup\n  lifeboat backup --label 'before the upgrade'\n  \
+                  lifeboat backup --full-read\n  lifeboat backup --from standby\n  \
+                  lifeboat backup --from remote"
 )]
 pub(crate) struct Args {
     /// A note that `list` shows
@@ -44,32 +48,15 @@ pub(crate) struct Args {
     from: Option<From>,
 }
 
-/// Where a backup is taken from.
-#[derive(clap::ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
-enum From {
-    /// A primary whose data directory is on this machine
-    Local,
-    /// A standby whose data directory is on this machine
-    Standby,
-}
-
-impl From {
-    /// The kind of server to look for among the hosts of the connection.
-    fn wanted(from: Option<Self>) -> Wanted {
-        match from {
-            None => Wanted::Any,
-            Some(Self::Local) => Wanted::Primary,
-            Some(Self::Standby) => Wanted::Standby,
-        }
-    }
-}
-
 pub(crate) fn run(app: &App, args: &Args) -> Result<Outcome, CliError> {
     app.as_owner_of_repository()?;
     let settings = app.settings()?;
     let opened = app.open(Access::Write)?;
-    let mut origin = app.origin(From::wanted(args.from))?;
-    say_standby(app, &origin)?;
+    let found = origin::find(app, args.from)?;
+    if let Some(how) = &found.how {
+        app.ui.say(how)?;
+    }
+    let mut origin = found.origin;
     let backup = BackupSettings {
         jobs: args.jobs.unwrap_or(settings.backup_jobs),
         compression: settings.compression,
@@ -78,7 +65,7 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<Outcome, CliError> {
         full_read: args.full_read,
         sweep_of: args.sweep_share.unwrap_or(settings.sweep_of),
     };
-    let report = backup::run(&opened.ports(app), &mut origin, &backup)?;
+    let report = backup::run(&opened.ports(app), origin.as_mut(), &backup)?;
     let spool = Spool::of(origin.data_directory());
     // The backup is listed: what cannot be looked up now, `check` and the pusher look up again.
     let _ = spool.answer_wanted(&opened.cluster, &opened.engine);
@@ -87,23 +74,6 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<Outcome, CliError> {
     // The backup is made and listed; a timer's mail should still tell of damaged pages.
     let faulty = report.reading.as_ref().is_some_and(|reading| reading.faulty_pages > 0);
     Ok(if report.damaged_pages > 0 || faulty { Outcome::Findings } else { Outcome::Done })
-}
-
-/// What somebody should know before a backup from a standby.
-fn say_standby(app: &App, origin: &PostgresOrigin) -> Result<(), CliError> {
-    if !origin.is_standby() {
-        return Ok(());
-    }
-    app.ui
-        .say("the server is a standby: the backup is taken there, its primary archives the WAL")?;
-    if let Some(why) = origin.primary_trouble() {
-        app.ui.warn(&format!(
-            "the primary cannot be asked to finish segments ({why}): the backup waits until it \
-             does so by itself. `SELECT pg_switch_wal()` there, or archive_timeout, helps; \
-             `postgres.primary` in the configuration says how to reach it"
-        ));
-    }
-    Ok(())
 }
 
 impl Report for BackupReport {

@@ -52,6 +52,8 @@ keys! {
         "How long a backup or a check waits for a WAL segment to arrive in the repository.";
     SWEEP_SHARE = "backup.sweep-share", "1/14", "1/7",
         "Share of the data that a backup compares by hashes although the server says that it did not change: with `1/14`, fourteen backups look at everything once.";
+    WIRE_COMPRESSION = "backup.wire-compression", "auto", "zstd:1",
+        "How the server compresses a backup that it sends: `auto` (lz4 over a network, else not at all), `none`, `lz4` or `zstd:1` to `zstd:19`. It costs the server's processors; what the repository holds does not depend on it.";
     RESTORE_JOBS = "restore.jobs", "", "8",
         "Threads of a restore [default: one per processor].";
     WAL_PUSH = "wal.push", "async", "sync",

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::{Span, SpanRelativeTo};
+use lifeboat_postgres::live::remote::compression::WireCompression;
 use lifeboat_repo::{ClusterName, Compression};
 
 use super::PLACES;
@@ -46,6 +47,8 @@ pub(crate) struct Settings {
     pub passphrase_command: Option<String>,
     /// Threads of a backup.
     pub backup_jobs: usize,
+    /// How a server compresses what it sends.
+    pub wire_compression: WireCompression,
     /// Threads of a restore.
     pub restore_jobs: usize,
     /// Whether WAL is pushed in the background.
@@ -95,6 +98,8 @@ impl Settings {
             passphrase_file: path(&keys::PASSPHRASE_FILE),
             passphrase_command: text(&keys::PASSPHRASE_COMMAND).filter(|text| !text.is_empty()),
             backup_jobs: jobs(&keys::JOBS, processors.min(4))?,
+            wire_compression: parsed(raw, &keys::WIRE_COMPRESSION, wire_compression)?
+                .unwrap_or_default(),
             restore_jobs: jobs(&keys::RESTORE_JOBS, processors)?,
             push_in_background: parsed(raw, &keys::WAL_PUSH, push_mode)?.unwrap_or(true),
             push_jobs: jobs(&keys::WAL_PUSH_JOBS, processors.min(4))?,
@@ -183,6 +188,10 @@ pub(crate) fn push_mode(text: &str) -> Result<bool, String> {
         "sync" => Ok(false),
         _ => Err(format!("cannot be `{text}`: it is async or sync")),
     }
+}
+
+fn wire_compression(text: &str) -> Result<WireCompression, String> {
+    text.parse().map_err(|problem| format!("cannot be `{text}`: {problem}"))
 }
 
 /// Reads a number of threads.

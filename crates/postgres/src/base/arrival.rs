@@ -22,7 +22,7 @@ pub enum Understood {
 pub fn understand(path: &str, identity: &ClusterIdentity) -> Understood {
     let (directory, name) = path.rsplit_once('/').unwrap_or(("", path));
     let place = place_of(directory, identity);
-    if is_left_out(place, directory, name) {
+    if is_within_left_out(path, identity) {
         return Understood::LeftOut;
     }
     let relation = match place {
@@ -38,6 +38,15 @@ pub fn understand(path: &str, identity: &ClusterIdentity) -> Understood {
     let first_page = relation.segment.checked_mul(identity.pages_per_file);
     let content = first_page.map_or(Content::Bytes, |first_page| Content::Pages { first_page });
     Understood::Kept { content, relation: Some((relation.number, relation.fork)) }
+}
+
+/// Whether `path`, or a directory that it lies in, is nothing that a backup keeps.
+pub fn is_within_left_out(path: &str, identity: &ClusterIdentity) -> bool {
+    let ends = path.match_indices('/').map(|(at, _)| at).chain([path.len()]);
+    ends.map(|end| &path[..end]).any(|part| {
+        let (directory, name) = part.rsplit_once('/').unwrap_or(("", part));
+        is_left_out(place_of(directory, identity), directory, name)
+    })
 }
 
 /// What the directory at `path` is.
@@ -116,6 +125,8 @@ mod tests {
             "base/5/pg_internal.init.77",
             "base/5/t3_16384_fsm",
             "base/pgsql_tmp/pgsql_tmp7.0",
+            "base/pgsql_tmp/anything",
+            "lifeboat.recovery/anything",
             "pg_tblspc/16385/PG_18_9/pgsql_tmp",
             "pg_tblspc/16385/PG_18_9/5/t3_16384",
             ".s.PGSQL.5432.lock",

@@ -1,8 +1,9 @@
 //! Backup mode of a running server, and reading its data directory.
 
 mod control;
+mod here;
 mod origin;
-mod segment;
+pub(in crate::live) mod segment;
 mod standby;
 
 use std::path::PathBuf;

@@ -8,6 +8,7 @@
 //! | [`privileges`] | what a role needs, and the GRANTs that give it |
 //! | [`backup`] | [`backup::PostgresOrigin`]: backup mode |
 //! | [`changes`] | what WAL summaries say changed since an earlier backup |
+//! | [`remote`] | [`remote::RemoteOrigin`]: base backups over the network |
 //! | [`cluster`] | binaries, initdb, start, stop, status |
 //! | [`isolation`] | settings that keep a restored server to itself |
 //! | [`recover`] | starting a restored server and waiting for recovery |
@@ -24,6 +25,7 @@ pub mod error;
 pub mod isolation;
 pub mod privileges;
 pub mod recover;
+pub mod remote;
 pub mod replication;
 pub mod server;
 pub mod session;

@@ -8,7 +8,10 @@ use crate::live::session::Session;
 
 /// Finishes the current segment. When it holds nothing the server would not switch, so
 /// something is written first: a transaction that does nothing but have a number.
-pub(super) fn finish(session: &mut Session, size: SegmentSize) -> Result<SegmentSwitch, LiveError> {
+pub(in crate::live) fn finish(
+    session: &mut Session,
+    size: SegmentSize,
+) -> Result<SegmentSwitch, LiveError> {
     const DOING: &str = "finishing the current WAL segment";
     let (mut timeline, mut at) = position(session, false)?;
     for _ in 0..5 {
@@ -26,7 +29,9 @@ pub(super) fn finish(session: &mut Session, size: SegmentSize) -> Result<Segment
 }
 
 /// Why the server does not archive, or how its archiver failed last.
-pub(super) fn archiver_failure(session: &mut Session) -> Result<Option<String>, LiveError> {
+pub(in crate::live) fn archiver_failure(
+    session: &mut Session,
+) -> Result<Option<String>, LiveError> {
     let sql = "SELECT current_setting('archive_mode'), current_setting('archive_command')";
     let row = session.ask("reading how the server archives", sql, &[])?;
     if row.get::<_, &str>(0) == "off" {
