@@ -66,6 +66,8 @@ fn either_way_follows_the_other(major: u32, settings: &[(&str, &str)]) {
         assert!(!next["compared_with"].is_null(), "{what}: it was compared with nothing");
         let (new, all) = (number(&next, "pages_new"), number(&next, "pages"));
         assert!(0 < new && new < all / 2, "{what}: {new} of {all} pages are new");
+        let way = if major >= 17 { "hints" } else { "hashes" };
+        assert_eq!(next["reading"]["way"], way, "{what}: {}", next["reading"]);
         if round == last {
             assert_comes_back(&lab, &what, &next);
         } else {
