@@ -1,0 +1,162 @@
+//! Backups that the server sends, when the connection breaks or a page is damaged.
+
+use std::io::{Read, Write};
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use lifeboat_testkit::scratch::{self, ScratchServer};
+use lifeboat_trials::Lab;
+use lifeboat_trials::same::assert_same_files;
+use serde_json::Value;
+
+fn lab(test: &str, major: u32) -> Option<Lab> {
+    let builder = ScratchServer::of(major).setting("autovacuum", "off");
+    let builder = if major >= 17 { builder.setting("summarize_wal", "on") } else { builder };
+    match Lab::start(builder) {
+        Ok(lab) => {
+            lab.server.execute(
+                "CREATE TABLE steady (id int PRIMARY KEY, filler text); \
+                 INSERT INTO steady SELECT i, repeat(md5(i::text), 10) \
+                 FROM generate_series(1, 20000) i; CHECKPOINT",
+            );
+            Some(lab)
+        }
+        Err(reason) => {
+            scratch::skip(&format!("{test}_{major}"), &reason);
+            None
+        }
+    }
+}
+
+/// A socket that passes bytes on, and breaks every connection once so many have come back.
+struct Proxy {
+    directory: PathBuf,
+    left: Arc<AtomicU64>,
+    passed: Arc<AtomicU64>,
+}
+
+impl Proxy {
+    fn start(server: &ScratchServer) -> Self {
+        let directory = server.directory("proxy");
+        let path = directory.join(".s.PGSQL.5432");
+        let listener = UnixListener::bind(&path).expect("a socket can be made");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o777))
+            .expect("the socket can be opened to all");
+        let real = server.socket_directory().join(".s.PGSQL.5432");
+        let (left, passed) = (Arc::new(AtomicU64::new(u64::MAX)), Arc::new(AtomicU64::new(0)));
+        let (budget, counter) = (Arc::clone(&left), Arc::clone(&passed));
+        std::thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                let Ok(server) = UnixStream::connect(&real) else { continue };
+                let both = (client.try_clone(), server.try_clone());
+                let (Ok(to_client), Ok(from_server)) = both else { continue };
+                std::thread::spawn(move || pass(client, server, |count| Some(count)));
+                let (budget, counter) = (Arc::clone(&budget), Arc::clone(&counter));
+                std::thread::spawn(move || {
+                    pass(from_server, to_client, |count| {
+                        counter.fetch_add(count as u64, Ordering::SeqCst);
+                        let take = |left: u64| left.checked_sub(count as u64);
+                        let taken = budget.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take);
+                        taken.ok().map(|_| count)
+                    });
+                });
+            }
+        });
+        Self { directory, left, passed }
+    }
+
+    fn conninfo(&self) -> String {
+        let host = self.directory.display();
+        format!("postgres.conninfo=host='{host}' port=5432 user=postgres dbname=postgres")
+    }
+}
+
+fn pass(mut from: UnixStream, mut to: UnixStream, allow: impl Fn(usize) -> Option<usize>) {
+    let mut buffer = [0; 1 << 16];
+    while let Ok(count @ 1..) = from.read(&mut buffer) {
+        if allow(count).is_none() || to.write_all(&buffer[..count]).is_err() {
+            break;
+        }
+    }
+    let _ = from.shutdown(std::net::Shutdown::Both);
+    let _ = to.shutdown(std::net::Shutdown::Both);
+}
+
+fn listed(lab: &Lab) -> usize {
+    let list = lab.run(&["list", "--json"]).ok().json();
+    list["backups"].as_array().expect("a list of backups").len()
+}
+
+/// The connection breaks at points spread over all of a backup: nothing is listed, the error says
+/// what happened, and the next backup is as if nothing had been.
+fn a_cut_connection_leaves_nothing_behind(major: u32) {
+    let Some(lab) = lab("a_cut_connection_leaves_nothing_behind", major) else { return };
+    let proxy = Proxy::start(&lab.server);
+    let conninfo = proxy.conninfo();
+    let backup = ["--set", &conninfo, "backup", "--json", "--jobs", "2", "--from", "remote"];
+    lab.run(&backup).ok();
+    let all = proxy.passed.load(Ordering::SeqCst);
+    assert!(all > 10 << 20, "only {all} bytes came through: nothing is tested");
+    let before = listed(&lab);
+    let full = [&backup[..], &["--full-read"]].concat();
+    // From the first answer of the server, over login and questions, to the last bytes of files.
+    let early = [100, 1500, 4000, 9000].into_iter();
+    for cut in early.chain((1..8).map(|eighth| all / 8 * eighth)).chain([all - 200_000]) {
+        proxy.left.store(cut, Ordering::SeqCst);
+        let ran = lab.run(&full);
+        assert!(ran.code != Some(0), "cut after {cut} of {all} bytes: {}", ran.stdout);
+        assert!(ran.stderr.contains("help:"), "cut after {cut}: {}", ran.stderr);
+        assert!(!ran.stderr.contains("panicked"), "cut after {cut}: {}", ran.stderr);
+        assert_eq!(listed(&lab), before, "cut after {cut}: something was listed");
+    }
+    proxy.left.store(u64::MAX, Ordering::SeqCst);
+    lab.server.execute("UPDATE steady SET filler = 'later' WHERE id % 100 = 0; CHECKPOINT");
+    let next = lab.run(&backup).ok().json();
+    assert_eq!(next["damaged_pages"], 0, "{next}");
+    assert_same_files(&lab, "after the cuts", next["id"].as_str().expect("it has an id"));
+}
+
+#[test]
+fn a_cut_connection_leaves_nothing_behind_15() {
+    a_cut_connection_leaves_nothing_behind(15);
+}
+
+#[test]
+fn a_cut_connection_leaves_nothing_behind_18() {
+    a_cut_connection_leaves_nothing_behind(18);
+}
+
+/// A damaged page is found on arrival and named, and the next backup takes nothing over from this
+/// one unseen.
+fn damage_is_found_on_arrival(major: u32) {
+    let Some(lab) = lab("damage_is_found_on_arrival", major) else { return };
+    let path = lab.server.value("SELECT pg_relation_filepath('steady')").trim().to_owned();
+    let file = std::fs::File::options()
+        .write(true)
+        .open(lab.server.data_directory().join(&path))
+        .expect("the file of the table can be written");
+    file.write_all_at(&[0x5a; 64], 3 * 8192 + 4000).expect("a page can be damaged");
+    let backup = ["backup", "--json", "--jobs", "2", "--from", "remote"];
+    let ran = lab.run(&backup);
+    assert_eq!(ran.code, Some(3), "{}", ran.stderr);
+    let report = ran.json();
+    assert_eq!(report["damaged_pages"], 1, "{report}");
+    assert_eq!(report["damage"][0]["path"], Value::from(path));
+    assert_eq!(report["damage"][0]["page"], 3);
+    let again = lab.run(&backup).json();
+    assert_eq!(again["reading"]["way"], "hashes", "{again}");
+    assert_eq!(again["damaged_pages"], 1, "{again}");
+}
+
+#[test]
+fn damage_is_found_on_arrival_15() {
+    damage_is_found_on_arrival(15);
+}
+
+#[test]
+fn damage_is_found_on_arrival_18() {
+    damage_is_found_on_arrival(18);
+}
