@@ -28,6 +28,7 @@ use serde::Serialize;
 
 use crate::facts::{BackupFacts, DamagedPage, Reading, StoredFile};
 use crate::ports::Ports;
+use crate::succession;
 use crate::wal;
 
 use arriving::{Arrived, Arriving};
@@ -180,7 +181,8 @@ fn report(manifest: &Manifest, facts: BackupFacts) -> BackupReport {
     }
 }
 
-/// The newest readable backup of the same data: what to compare with.
+/// The newest readable backup of the same cluster: what to compare with. Hashes decide, so that
+/// a system which continues another is compared with that one's.
 fn previous_backup(
     ports: &Ports<'_>,
     identity: &ClusterIdentity,
@@ -197,7 +199,9 @@ fn previous_backup(
         };
         let facts = BackupFacts::of(&manifest)?;
         let theirs = &facts.identity;
-        if theirs.system_id != identity.system_id || theirs.major != identity.major {
+        let current = succession::follow(ports.cluster, id, theirs.system_id)?.system;
+        let other_major = theirs.major != identity.major;
+        if current != identity.system_id || (theirs.system_id == current && other_major) {
             return Err(BackupError::ForeignCluster {
                 cluster: ports.cluster.name().to_string(),
                 ours: (theirs.system_id, theirs.major),

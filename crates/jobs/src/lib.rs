@@ -9,6 +9,7 @@
 //! | [`restore`] | plans and writes a restore |
 //! | [`wal`] | archives and fetches WAL |
 //! | [`verify`] | reads everything back and checks it |
+//! | [`succession`] | which system is the cluster, after an upgrade |
 //! | [`retention`] | expires backups, collects what nobody refers to |
 
 pub mod backup;
@@ -17,6 +18,7 @@ pub mod inventory;
 pub mod ports;
 pub mod restore;
 pub mod retention;
+pub mod succession;
 pub mod verify;
 pub mod wal;
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use history_support::{PAGE, SYSTEM, World, backup_id, day};
 use lifeboat_engine::{LogFacts, LogFile, Lsn, SystemId, TimelineId};
 use lifeboat_jobs::inventory::SegmentRange;
+use lifeboat_jobs::succession;
 use lifeboat_jobs::wal::{
     self, GetError, GetOutcome, HistoryState, PushError, PushSettings, Pushed, RecoveryState,
 };
@@ -94,6 +95,35 @@ fn a_system_that_is_not_the_newest_backups_may_not_share_its_name() {
     let error = push(&world, &segment_file(other.path(), SystemId(5), 1)).unwrap_err();
     assert!(matches!(&error, PushError::OtherSystem { .. }) && error.help().is_some(), "{error}");
     push(&world, &segment_file(mine.path(), SYSTEM, 2)).unwrap();
+}
+
+#[test]
+fn a_system_that_continues_the_cluster_takes_its_place_and_can_give_it_back() {
+    let world = World::new();
+    let (old, new) = (directory(SYSTEM), directory(SystemId(5)));
+    push(&world, &segment_file(old.path(), SYSTEM, 1)).unwrap();
+    world.backup(0, 1, &[], None);
+    let continue_by = |system: SystemId| {
+        let now = world.ports().clock.now();
+        succession::record(&world.cluster, now, &toy::identity(system, 8192)).unwrap()
+    };
+    assert_eq!(continue_by(SYSTEM), None, "it is the cluster already");
+    let continued = continue_by(SystemId(5)).unwrap();
+    assert_eq!((continued.from, continued.to), (SYSTEM, SystemId(5)));
+    let current = succession::current(&world.cluster).unwrap().unwrap();
+    assert_eq!(current.continues.map(|(from, _)| from), Some(SYSTEM));
+    push(&world, &segment_file(new.path(), SystemId(5), 1)).unwrap();
+    // A third is as foreign as ever; the old one goes on only where it was.
+    let other = directory(SystemId(6));
+    let error = push(&world, &segment_file(other.path(), SystemId(6), 1)).unwrap_err();
+    assert!(matches!(&error, PushError::OtherSystem { since: None, .. }), "{error}");
+    push(&world, &segment_file(old.path(), SYSTEM, 2)).unwrap();
+    let error = push(&world, &segment_file(old.path(), SYSTEM, 9)).unwrap_err();
+    assert!(matches!(&error, PushError::OtherSystem { since: Some(_), .. }), "{error}");
+    assert!(error.help().unwrap().contains("was continued"), "{:?}", error.help());
+    assert!(continue_by(SYSTEM).is_some());
+    push(&world, &segment_file(old.path(), SYSTEM, 9)).unwrap();
+    assert_eq!(succession::current(&world.cluster).unwrap().unwrap().system, SYSTEM);
 }
 
 #[test]

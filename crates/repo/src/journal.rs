@@ -11,8 +11,11 @@ use crate::error::RepoError;
 use crate::id::{BackupId, hex};
 use crate::repository::Cluster;
 
-/// Version byte in front of every event. A new kind of fact raises it.
+/// Version byte in front of every event. A new kind of fact raises it: an event has the version
+/// that first knew its kind, so that older programs refuse only what they cannot know.
 const VERSION: u8 = 1;
+/// The version that first knew [`Fact::SystemContinued`], and the newest that is read.
+const VERSION_CONTINUED: u8 = 2;
 /// Longest event that is read, in bytes.
 const EVENT_BYTES_MAX: u64 = 64 << 10;
 
@@ -65,6 +68,22 @@ pub enum Fact {
         /// Why.
         reason: String,
     },
+    /// From now on another system is this cluster, as after an upgrade to a new major version.
+    SystemContinued {
+        /// The system that was the cluster.
+        from: String,
+        /// The system that is the cluster.
+        to: String,
+    },
+}
+
+impl Fact {
+    fn version(&self) -> u8 {
+        match self {
+            Self::SystemContinued { .. } => VERSION_CONTINUED,
+            _ => VERSION,
+        }
+    }
 }
 
 /// An event and the name of its object.
@@ -82,8 +101,8 @@ impl Cluster {
         let mut random = [0; 4];
         self.repository().entropy().fill(&mut random);
         let name = format!("journal/{}-{}", at.strftime("%Y%m%dT%H%M%S%.6fZ"), hex(&random));
+        let mut body = vec![fact.version()];
         let plain = serde_json::to_vec(&Event { at, fact }).expect("texts always serialise");
-        let mut body = vec![VERSION];
         self.seal_single(&name, BoxKind::Event, &plain, &mut body);
         if body.len() as u64 > EVENT_BYTES_MAX {
             return Err(RepoError::damaged(name, "it would be longer than an event can be"));
@@ -110,12 +129,12 @@ impl Cluster {
         let mut body = self.store().get(&key, EVENT_BYTES_MAX)?;
         let damaged = |what: &str| RepoError::damaged(key.as_str(), what);
         match body.first() {
-            Some(&VERSION) => {}
+            Some(&(VERSION | VERSION_CONTINUED)) => {}
             Some(version) => {
                 return Err(RepoError::TooNew {
                     object: key.to_string(),
                     found: u32::from(*version),
-                    known: u32::from(VERSION),
+                    known: u32::from(VERSION_CONTINUED),
                 });
             }
             None => return Err(damaged("it is empty")),

@@ -2,7 +2,9 @@
 
 use lifeboat_engine::Origin;
 use lifeboat_jobs::backup::{self, BackupReport, BackupSettings};
+use lifeboat_jobs::succession::{self, Continued};
 use lifeboat_jobs::wal::push::spool::Spool;
+use lifeboat_units::Clock;
 
 use super::reading;
 use crate::app::{Access, App};
@@ -27,8 +29,12 @@ use crate::ui::{Page, Report, between, seconds};
 #[derive(clap::Args, Debug)]
 #[command(
     after_help = "Examples:\n  lifeboat backup\n  lifeboat backup --label 'before the upgrade'\n  \
-                  lifeboat backup --full-read\n  lifeboat backup --from standby\n  \
-                  lifeboat backup --from remote"
+                  lifeboat backup --full-read
+  lifeboat backup --from standby
+  \
+                  lifeboat backup --from remote
+  \
+                  lifeboat backup --continue --label 'after the upgrade'"
 )]
 pub(crate) struct Args {
     /// A note that `list` shows
@@ -46,6 +52,12 @@ pub(crate) struct Args {
     /// Where to take it from [default: found by itself]
     #[arg(long, value_name = "WHERE", value_enum)]
     from: Option<From>,
+    /// After pg_upgrade, once: this server continues the cluster under a new system identifier
+    ///
+    /// Recorded in the repository: from now on this server archives and backs up under the
+    /// cluster's name, and the server that was the cluster is refused. Its backups stay.
+    #[arg(long)]
+    r#continue: bool,
 }
 
 pub(crate) fn run(app: &App, args: &Args) -> Result<Outcome, CliError> {
@@ -65,6 +77,19 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<Outcome, CliError> {
         full_read: args.full_read,
         sweep_of: args.sweep_share.unwrap_or(settings.sweep_of),
     };
+    if args.r#continue {
+        let identity = origin.identity()?;
+        let continued = succession::record(&opened.cluster, app.clock.now(), &identity)?;
+        app.ui.say(&match continued {
+            Some(Continued { from, to }) => {
+                format!(
+                    "system {to} continues system {from} as cluster `{}`",
+                    opened.cluster.name()
+                )
+            }
+            None => "nothing to continue: the cluster is this system already".to_owned(),
+        })?;
+    }
     let report = backup::run(&opened.ports(app), origin.as_mut(), &backup)?;
     let spool = Spool::of(origin.data_directory());
     // The backup is listed: what cannot be looked up now, `check` and the pusher look up again.

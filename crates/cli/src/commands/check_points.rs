@@ -4,7 +4,7 @@ use std::path::Path;
 
 use lifeboat_engine::{ClusterIdentity, Origin};
 use lifeboat_jobs::facts::BackupFacts;
-use lifeboat_jobs::wal;
+use lifeboat_jobs::{succession, wal};
 use lifeboat_postgres::live::backup::PostgresOrigin;
 use lifeboat_postgres::live::conninfo::Wanted;
 use lifeboat_postgres::live::privileges::grants;
@@ -152,18 +152,23 @@ fn space(name: &'static str, path: &Path) -> Point {
 
 fn same_system(opened: &Opened, identity: &ClusterIdentity) -> Result<Point, CliError> {
     const NAME: &str = "same system";
-    let Some(newest) = opened.cluster.backups()?.pop() else {
+    let Some(current) = succession::current(&opened.cluster)? else {
         return Ok(Point::good(NAME, "no backup of another one"));
     };
-    let known = BackupFacts::of(&opened.cluster.manifest(newest)?)?.identity;
-    if known.system_id != identity.system_id {
+    if current.system != identity.system_id {
         return Ok(Point::failed(
             NAME,
-            format!("the newest backup is of system {}", known.system_id),
-            "give this server a cluster name of its own, by `lifeboat init --name`",
+            format!("the cluster is system {}", current.system),
+            "after pg_upgrade `lifeboat backup --continue`; another server gets a name of its own",
         ));
     }
-    Ok(Point::good(NAME, "the newest backup is of this system"))
+    Ok(Point::good(
+        NAME,
+        match current.continues {
+            Some((from, at)) => format!("it continues system {from} since {at}"),
+            None => "the newest backup is of this system".to_owned(),
+        },
+    ))
 }
 
 /// The whole loop: a segment is finished, and arrives. From a standby whose primary cannot be

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use lifeboat_engine::{ClusterIdentity, Origin};
-use lifeboat_jobs::facts::BackupFacts;
+use lifeboat_jobs::succession;
 use lifeboat_postgres::live::backup::{OriginOptions, PostgresOrigin};
 use lifeboat_postgres::live::cluster::{Account, Binaries, Places, running_postmaster};
 use lifeboat_postgres::live::conninfo::Conninfo;
@@ -59,6 +59,9 @@ pub(crate) struct Args {
     /// Set archive_mode, archive_command and restore_command by ALTER SYSTEM, and reload
     #[arg(long)]
     apply: bool,
+    /// After pg_upgrade to a new host: this server continues the cluster of this name
+    #[arg(long)]
+    r#continue: bool,
     /// Replace a configuration and a key file that are there already
     #[arg(long)]
     force: bool,
@@ -78,6 +81,9 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<Outcome, CliError> {
     let made = make_repository(app, args, passphrase.as_ref(), &server)?;
     let key_file = file.with_file_name("lifeboat.key");
     write_files(args, &file, &key_file, &server, &made)?;
+    if args.r#continue {
+        succession::record(&made.cluster, app.clock.now(), &server.identity)?;
+    }
     let commands = ServerCommands::new(&file, &[])?;
     let mut settings = init_settings::wanted(&server.facts, &commands);
     if args.apply {
@@ -203,7 +209,9 @@ fn make_repository(
         files::give(path, server.owner)?;
     }
     let cluster = repository.cluster(args.name.clone());
-    refuse_other_system(&cluster, &server.identity)?;
+    if !args.r#continue {
+        refuse_other_system(&cluster, &server.identity)?;
+    }
     Ok(Repo { keyring: repository.keyring().clone(), cluster, is_new })
 }
 
@@ -215,18 +223,19 @@ fn local_path(url: &str) -> Option<&Path> {
 
 /// Two servers under one name would make each other's backups worthless.
 fn refuse_other_system(cluster: &Cluster, identity: &ClusterIdentity) -> Result<(), CliError> {
-    let Some(newest) = cluster.backups()?.pop() else { return Ok(()) };
-    let facts = BackupFacts::of(&cluster.manifest(newest)?)?;
-    if facts.identity.system_id == identity.system_id {
+    let Some(current) = succession::current(cluster)? else { return Ok(()) };
+    if current.system == identity.system_id {
         return Ok(());
     }
     let message = format!(
-        "cluster `{}` in this repository holds backups of system {}, but this server is system {}",
+        "cluster `{}` in this repository is system {}, but this server is system {}",
         cluster.name(),
-        facts.identity.system_id,
+        current.system,
         identity.system_id
     );
-    Err(usage(message, "give this server another name: --name NAME").into())
+    let help = "give this server another name: --name NAME; or, when it is what became of that \
+                one, as after pg_upgrade: --continue";
+    Err(usage(message, help).into())
 }
 
 fn write_files(

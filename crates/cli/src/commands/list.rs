@@ -7,18 +7,25 @@ use lifeboat_units::{ByteCount, Timestamp};
 use serde::Serialize;
 
 use crate::app::{Access, App};
-use crate::commands::wal_list;
+use crate::commands::{list_all, wal_list};
 use crate::error::CliError;
 use crate::exit::Outcome;
 use crate::ui::{Page, Report, between, counted, seconds};
 
 /// List backups, and the moments that can be reached
 #[derive(clap::Args, Debug)]
-#[command(after_help = "Examples:\n  lifeboat list\n  lifeboat list --json")]
-pub(crate) struct Args {}
+#[command(after_help = "Examples:\n  lifeboat list\n  lifeboat list --json\n  lifeboat list --all")]
+pub(crate) struct Args {
+    /// Every cluster of the repository, one line each
+    #[arg(long)]
+    all: bool,
+}
 
-pub(crate) fn run(app: &App, _args: &Args) -> Result<Outcome, CliError> {
+pub(crate) fn run(app: &App, args: &Args) -> Result<Outcome, CliError> {
     let opened = app.open(Access::Write)?;
+    if args.all {
+        return list_all::run(app, &opened);
+    }
     let ports = opened.ports(app);
     let inventory = Inventory::load(ports.cluster, ports.engine)?;
     let wal = wal::list(&ports)?;

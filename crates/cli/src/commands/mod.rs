@@ -13,6 +13,7 @@ pub(crate) mod init;
 pub(crate) mod init_settings;
 pub(crate) mod key;
 pub(crate) mod list;
+pub(crate) mod list_all;
 mod reading;
 pub(crate) mod restore;
 pub(crate) mod restore_delta;

@@ -115,8 +115,9 @@ impl Explain for BackupError {
     fn help(&self) -> Option<String> {
         let text = match self {
             Self::ForeignCluster { .. } => {
-                "does the connection lead to the right server? A new cluster gets a name of its \
-                 own: `cluster` in lifeboat.toml"
+                "did the server become this one, as by pg_upgrade? then run `lifeboat backup \
+                 --continue` once. Otherwise: does the connection lead to the right server? A new \
+                 cluster gets a name of its own: `cluster` in lifeboat.toml"
             }
             Self::NotArchived { .. } => {
                 "`lifeboat check` tests archiving step by step; the server's log has what \

@@ -94,7 +94,9 @@ pub fn choose(
         return Ok(Chosen::nothing_earlier());
     };
     let facts = BackupFacts::of(previous)?;
-    let by_hashes = |because: String| Chosen::everything(Some(&facts), Way::Hashes, because);
+    // Positions in another system's WAL mean nothing in this one's.
+    let known = (facts.identity.system_id == identity.system_id).then_some(&facts);
+    let by_hashes = |because: String| Chosen::everything(known, Way::Hashes, because);
     if full_read {
         return Ok(by_hashes("--full-read asks for it".into()));
     }
@@ -133,6 +135,9 @@ pub fn doubt(
     start: Option<&BackupStart>,
 ) -> Option<String> {
     let theirs = &earlier.identity;
+    if theirs.system_id != identity.system_id {
+        return Some("another system continues the cluster since the earlier backup".into());
+    }
     if theirs.checksums != identity.checksums {
         let now = if identity.checksums { "on" } else { "off" };
         return Some(format!("checksums were switched {now} since the earlier backup"));
@@ -222,6 +227,8 @@ mod tests {
         assert!(why(&good, &identity, 3, 300).contains("timeline 2 to 3"));
         assert!(why(&good, &identity, 1, 300).contains("timeline 2 to 1"));
         assert!(why(&good, &identity, 2, 199).contains("after this one begins"));
+        let upgraded = ClusterIdentity { system_id: SystemId(8), ..identity.clone() };
+        assert!(why(&good, &upgraded, 2, 300).contains("another system"));
         let built = ClusterIdentity { pages_per_file: 1, ..identity.clone() };
         assert!(why(&good, &built, 2, 300).contains("built anew"));
         let many = BackupFacts { damaged_pages: 1, ..earlier() };

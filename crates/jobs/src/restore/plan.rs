@@ -3,7 +3,7 @@
 mod cut;
 mod time;
 
-use lifeboat_engine::{Lsn, RecoveryMode, RecoveryTarget, SegmentName, TargetState};
+use lifeboat_engine::{Lsn, RecoveryMode, RecoveryTarget, SegmentName, SystemId, TargetState};
 use lifeboat_units::Timestamp;
 
 use self::cut::{cut, needed_for_consistency};
@@ -23,8 +23,7 @@ pub fn plan(ports: &Ports<'_>, request: &RestoreRequest) -> Result<RestorePlan, 
     if inventory.backups.is_empty() {
         return Err(RestoreError::NoBackup { cluster: ports.cluster.name().to_string() });
     }
-    let mut planner = Planner { ports, request, inventory: &inventory, notes: Vec::new() };
-    let chosen = planner.choose()?;
+    let (mut planner, chosen) = choose_in_systems(ports, request, &inventory)?;
     let tablespaces = super::tablespaces::map_tablespaces(ports, request, &chosen.backup.facts)?;
     planner.note_state(&chosen);
     let described = (&chosen.backup.manifest, &chosen.backup.facts);
@@ -74,10 +73,43 @@ fn check_place(ports: &Ports<'_>, request: &RestoreRequest) -> Result<TargetStat
     }
 }
 
+/// Looks at the newest system of the cluster first; for what lies before it, at those that it
+/// continues, newest first.
+fn choose_in_systems<'a>(
+    ports: &'a Ports<'a>,
+    request: &'a RestoreRequest,
+    inventory: &'a Inventory,
+) -> Result<(Planner<'a>, Chosen<'a>), RestoreError> {
+    let mut systems: Vec<SystemId> = Vec::new();
+    for backup in inventory.backups.iter().rev() {
+        let system = backup.facts.identity.system_id;
+        if !systems.contains(&system) {
+            systems.push(system);
+        }
+    }
+    let mut first_error = None;
+    for system in systems {
+        let mut planner = Planner { ports, request, inventory, system, notes: Vec::new() };
+        match planner.choose() {
+            Ok(chosen) => return Ok((planner, chosen)),
+            // Perhaps in the past that an older system has.
+            Err(error @ RestoreError::TooEarly { .. }) => first_error = Some(error),
+            Err(error @ RestoreError::NotFound { .. }) => {
+                first_error = first_error.or(Some(error));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    let none = || RestoreError::NoBackup { cluster: ports.cluster.name().to_string() };
+    Err(first_error.unwrap_or_else(none))
+}
+
 struct Planner<'a> {
     ports: &'a Ports<'a>,
     request: &'a RestoreRequest,
     inventory: &'a Inventory,
+    /// The system whose backups are candidates.
+    system: SystemId,
     notes: Vec<String>,
 }
 
@@ -119,10 +151,9 @@ impl<'a> Planner<'a> {
     /// Backups on the way of the chosen timeline, newest first. With `latest`, the way is that of
     /// the newest backup's system and the newest timeline that descends from any backup of it.
     fn candidates(&self) -> Result<Vec<(&'a Backup, Way<'a>)>, RestoreError> {
-        let system = self.inventory.newest().map(|b| b.facts.identity.system_id);
         let of_system = || {
             let all = self.inventory.backups.iter().rev();
-            all.filter(|b| Some(b.facts.identity.system_id) == system)
+            all.filter(|b| b.facts.identity.system_id == self.system)
         };
         let mut candidates = Vec::new();
         let mut refused = None;
@@ -309,6 +340,14 @@ impl<'a> Planner<'a> {
 
     fn note_state(&mut self, chosen: &Chosen<'_>) {
         let facts = &chosen.backup.facts;
+        let newest = self.inventory.newest().map(|b| &b.facts.identity);
+        if let Some(newest) = newest.filter(|n| n.system_id != facts.identity.system_id) {
+            self.notes.push(format!(
+                "this is the past of system {}, PostgreSQL {}; the newest backup is of system {}, \
+                 PostgreSQL {}",
+                facts.identity.system_id, facts.identity.major, newest.system_id, newest.major
+            ));
+        }
         if facts.damaged_pages > 0 {
             self.notes.push(format!(
                 "{} pages of this backup were damaged when they were read; `lifeboat show {}` \

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use lifeboat_engine::{EngineError, LogNameError, SystemId};
 use lifeboat_repo::RepoError;
-use lifeboat_units::{Code, Explain, Retry};
+use lifeboat_units::{Code, Explain, Retry, Timestamp};
 
 use super::push::note::ErrorNote;
 
@@ -70,7 +70,7 @@ pub enum PushError {
     },
     /// The cluster of this name has backups of another system.
     #[error(
-        "system {found} would archive to cluster `{cluster}`, whose newest backup is of system \
+        "system {found} would archive to cluster `{cluster}`, which is system \
          {expected}"
     )]
     OtherSystem {
@@ -78,8 +78,10 @@ pub enum PushError {
         cluster: String,
         /// The system that archives.
         found: SystemId,
-        /// The system of the newest backup.
+        /// The system that is the cluster.
         expected: SystemId,
+        /// When that one continued the system that archives.
+        since: Option<Timestamp>,
     },
     /// The name is taken by other content. Nothing was changed.
     #[error("`{file}` is already archived with different content")]
@@ -176,10 +178,16 @@ impl Explain for PushError {
             Self::NoSegment { source, .. } => return source.help(),
             Self::Identity { .. } => "run it in the data directory, as the server does",
             Self::Foreign { .. } => "this segment was put there by hand; it cannot be replayed",
+            Self::OtherSystem { since: Some(at), .. } => {
+                return Some(format!(
+                    "this system was continued by that one at {at}; stop the server that still \
+                     archives, or, to go back to it, run `lifeboat backup --continue` on it"
+                ));
+            }
             Self::OtherSystem { .. } => {
-                "two servers must not share a name: give this one its own `cluster` in \
-                 lifeboat.toml; after an upgrade or a new initdb the server needs a new name too, \
-                 and what is there stays restorable under the old one"
+                "is this server what became of that one, as after pg_upgrade? then run `lifeboat \
+                 backup --continue` on it once; otherwise two servers must not share a name: give \
+                 this one its own `cluster` in lifeboat.toml"
             }
             Self::Repo { source, .. } => return source.help(),
         };

@@ -33,8 +33,9 @@ use serde::Serialize;
 use self::ack::FileStamp;
 use super::error::PushError;
 use super::place::{data_directory, place};
-use crate::facts::{ArchivedFacts, BackupFacts};
+use crate::facts::ArchivedFacts;
 use crate::ports::Ports;
+use crate::succession;
 
 /// No file of the log is longer, in bytes: the largest segment.
 const FILE_BYTES_MAX: u64 = 1 << 30;
@@ -79,7 +80,7 @@ pub struct PushReport {
 ///   same content.
 /// - Refused: what is no file of the log; a segment whose content is not what its name says, or
 ///   of another system than the data directory's; other content under a name that is taken; a
-///   system that is not the one of the newest backup of this cluster ([`check_system`]).
+///   system that is not this cluster's ([`check_system`]).
 /// - Of a whole or partial segment the content tells the system, so that the data directory need
 ///   not be readable; any other file needs it.
 pub fn push(
@@ -258,7 +259,7 @@ fn facts(
 /// by their names does not find them: the head of an archived file has a bound.
 pub(crate) const RESTORE_POINTS_MAX: usize = 1000;
 
-/// Refuses a system that is not the one of the newest backup: two servers pointed at one name
+/// Refuses a system that is not the cluster's ([`succession::current`]): two servers pointed at one name
 /// would make each other's backups worthless.
 ///
 /// A segment whose predecessor is archived was let in with it, so that in the steady state this
@@ -278,11 +279,12 @@ fn check_system(
     {
         return Ok(());
     }
-    match newest_backup_system(ports).map_err(failed)? {
-        Some(expected) if expected != system => Err(PushError::OtherSystem {
+    match succession::current(ports.cluster).map_err(failed)? {
+        Some(current) if current.system != system => Err(PushError::OtherSystem {
             cluster: ports.cluster.name().to_string(),
             found: system,
-            expected,
+            expected: current.system,
+            since: current.continues.filter(|(from, _)| *from == system).map(|(_, at)| at),
         }),
         _ => Ok(()),
     }
@@ -291,16 +293,4 @@ fn check_system(
 fn predecessor(name: SegmentName, size: SegmentSize) -> Option<SegmentName> {
     let number = name.number(size)?.0.checked_sub(1)?;
     Some(SegmentName::new(name.timeline, SegmentNo(number), size))
-}
-
-/// The system of the newest backup that can be read; a damaged manifest must not stop archiving.
-pub(super) fn newest_backup_system(ports: &Ports<'_>) -> Result<Option<SystemId>, RepoError> {
-    for id in ports.cluster.backups()?.into_iter().rev() {
-        match ports.cluster.manifest(id).and_then(|manifest| BackupFacts::of(&manifest)) {
-            Ok(facts) => return Ok(Some(facts.identity.system_id)),
-            Err(RepoError::NoSuchBackup { .. } | RepoError::Damaged { .. }) => {}
-            Err(other) => return Err(other),
-        }
-    }
-    Ok(None)
 }

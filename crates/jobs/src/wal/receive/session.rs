@@ -11,8 +11,8 @@ use super::ship::{Shipper, Tools};
 use super::{End, ReceiveError, ReceiveEvent, Receiver};
 use crate::facts::ArchivedFacts;
 use crate::inventory::{Inventory, chain};
+use crate::succession;
 use crate::wal::place::place;
-use crate::wal::push::newest_backup_system;
 
 type Say<'s> = &'s mut dyn FnMut(ReceiveEvent);
 
@@ -131,17 +131,17 @@ impl Receiver<'_> {
         self.stream(source, tools, shipper, (from, server.segment), say)
     }
 
-    /// Refuses a system that is not the one received before, or not that of the newest backup.
+    /// Refuses a system that is not the one received before, or not the cluster's.
     fn check_system(&mut self, server: &SourceIdentity) -> Result<(), ReceiveError> {
         let found = server.system;
         if let Some(expected) = self.system.filter(|expected| *expected != found) {
             return Err(ReceiveError::Foreign { found, expected });
         }
-        match newest_backup_system(self.ports).map_err(ReceiveError::Repo)? {
-            Some(expected) if expected != found => Err(ReceiveError::OtherSystem {
+        match succession::current(self.ports.cluster).map_err(ReceiveError::Repo)? {
+            Some(current) if current.system != found => Err(ReceiveError::OtherSystem {
                 cluster: self.ports.cluster.name().to_string(),
                 found,
-                expected,
+                expected: current.system,
             }),
             _ => {
                 self.system = Some(found);
