@@ -4,6 +4,8 @@
 //! The newest backup tells which system it is, and what the journal records after that backup who
 //! continues it. Nothing else does: two servers that point at one name by mistake are refused.
 
+use std::time::Duration;
+
 use lifeboat_engine::{ClusterIdentity, SystemId};
 use lifeboat_repo::{BackupId, Cluster, Fact, RepoError};
 use lifeboat_units::Timestamp;
@@ -89,8 +91,12 @@ pub fn record(
         return Ok(None);
     }
     let fact = Fact::SystemContinued { from: from.to_string(), to: to.to_string() };
-    // After the backup whose system it follows, also when the clock was set back since.
-    let at = newest.began_at().map_or(now, |began| began.max(now));
+    // After the backup whose system it follows, and after what was recorded before, also when the
+    // clock was set back since.
+    let began = newest.began_at().unwrap_or(now);
+    let before = current.continues.map(|(_, at)| at.saturating_add(Duration::from_micros(1)));
+    let before = before.and_then(Result::ok).unwrap_or(now);
+    let at = now.max(began).max(before);
     cluster.record(at, fact)?;
     Ok(Some(Continued { from, to }))
 }
