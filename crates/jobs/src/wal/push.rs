@@ -26,7 +26,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use lifeboat_engine::{EngineError, LogFile, SegmentName, SegmentNo, SegmentSize, SystemId};
-use lifeboat_repo::{Compression, LogPlace, PushOutcome, RepoError};
+use lifeboat_repo::{Compression, LogPlace, PushOutcome};
 use lifeboat_units::{ByteCount, Timestamp};
 use serde::Serialize;
 
