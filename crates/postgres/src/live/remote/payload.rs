@@ -82,7 +82,7 @@ impl Read for Payload {
 /// How an archive is compressed on the way.
 pub enum Archive {
     /// Not at all.
-    Plain(Payload),
+    Plain(Box<Payload>),
     /// LZ4 frames.
     Lz4(Box<BufReader<FrameDecoder<Payload>>>),
     /// Zstandard.
@@ -96,7 +96,7 @@ impl Archive {
     /// An archive of this name: its ending says how it is compressed.
     pub fn open(name: &str, payload: Payload) -> Result<Self, RemoteError> {
         if name.ends_with(".tar") {
-            return Ok(Self::Plain(payload));
+            return Ok(Self::Plain(Box::new(payload)));
         }
         if name.ends_with(".tar.lz4") {
             let decoder = FrameDecoder::new(payload);
@@ -122,7 +122,7 @@ impl Archive {
     /// The same, for what comes behind the archive.
     pub fn into_payload(self) -> Payload {
         match self {
-            Self::Plain(payload) => payload,
+            Self::Plain(payload) => *payload,
             Self::Lz4(decoder) => decoder.into_inner().into_inner(),
             Self::Zstd(decoder) => decoder.into_inner().finish(),
         }
