@@ -1,6 +1,5 @@
 //! `lifeboat backup`
 
-use lifeboat_engine::Origin;
 use lifeboat_jobs::backup::{self, BackupReport, BackupSettings};
 use lifeboat_jobs::succession::{self, Continued};
 use lifeboat_jobs::wal::push::spool::Spool;
