@@ -53,7 +53,7 @@ impl Proxy {
                 let Ok(server) = UnixStream::connect(&real) else { continue };
                 let both = (client.try_clone(), server.try_clone());
                 let (Ok(to_client), Ok(from_server)) = both else { continue };
-                std::thread::spawn(move || pass(client, server, |count| Some(count)));
+                std::thread::spawn(move || pass(client, server, Some));
                 let (budget, counter) = (Arc::clone(&budget), Arc::clone(&counter));
                 std::thread::spawn(move || {
                     pass(from_server, to_client, |count| {
