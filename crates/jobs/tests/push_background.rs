@@ -236,6 +236,33 @@ fn a_call_for_a_file_that_no_server_announced_is_left_to_the_foreground() {
 }
 
 #[test]
+fn a_call_whose_note_is_taken_back_while_it_waits_is_left_to_the_foreground() {
+    let (world, mut server) = (World::new(), Server::new());
+    let file = server.finish();
+    let (path, ready) = (server.path(file), server.ready(file));
+    let spool = server.spool();
+    let held = spool.try_lock().unwrap().expect("nobody has it");
+    spool.sign(&held, target()).unwrap();
+    let call = Call {
+        engine: &ToyEngine,
+        clock: &world.clock,
+        cancel: &Cancel::default(),
+        directory: server.home.path(),
+        path: &path,
+        target: target(),
+        timeout: Duration::from_secs(60),
+    };
+    let began = world.clock.monotonic();
+    let answer = std::thread::scope(|scope| {
+        let waits = scope.spawn(|| call.run(&mut |_, _| panic!("a pusher lives")));
+        fs::remove_file(&ready).unwrap();
+        waits.join().unwrap()
+    });
+    assert_eq!(answer.unwrap(), Answer::NotAnnounced);
+    assert!(world.clock.monotonic() - began < Duration::from_secs(60));
+}
+
+#[test]
 fn a_spool_that_cannot_be_written_to_or_pushers_that_die_leave_it_to_the_foreground() {
     let (world, mut server) = (World::new(), Server::new());
     let file = server.finish();

@@ -14,6 +14,8 @@ use crate::wal::error::{PushError, Said};
 
 /// First pause between two looks; each is half as long again as the one before.
 const PAUSE_MIN: Duration = Duration::from_millis(1);
+/// How often it is looked whether the server still waits for the file.
+const ASK: Duration = Duration::from_millis(250);
 /// Longest pause between two looks.
 const PAUSE_MAX: Duration = Duration::from_millis(25);
 /// A call starts so many pushers; when they all end without an answer, it does the work itself.
@@ -65,8 +67,7 @@ impl Call<'_> {
         let name = name.unwrap_or_default();
         let file: LogFile =
             name.parse().map_err(|source| PushError::Name { name: name.clone(), source })?;
-        let announced = self.engine.waiting_logs(self.directory);
-        if !announced.is_ok_and(|waiting| waiting.contains(&file)) {
+        if !self.is_announced(file) {
             return Ok(Answer::NotAnnounced);
         }
         if let Err(error) = spool.create() {
@@ -78,13 +79,19 @@ impl Call<'_> {
         self.wait(&spool, file, start)
     }
 
+    fn is_announced(&self, file: LogFile) -> bool {
+        let waiting = self.engine.waiting_logs(self.directory);
+        waiting.is_ok_and(|waiting| waiting.contains(&file))
+    }
+
     fn wait(
         &self,
         spool: &Spool,
         file: LogFile,
         start: &mut dyn FnMut(File, &Spool) -> io::Result<()>,
     ) -> Result<Answer, PushError> {
-        let end = self.clock.monotonic().saturating_add(self.timeout);
+        let now = self.clock.monotonic();
+        let (end, mut ask_at) = (now.saturating_add(self.timeout), now.saturating_add(ASK));
         let (mut pause, mut starts) = (PAUSE_MIN, 0);
         loop {
             if let Some(ack) = spool.answer(self.path, self.target) {
@@ -122,6 +129,13 @@ impl Call<'_> {
                 Err(error) => return Ok(unusable(spool, &error)),
             }
             let now = self.clock.monotonic();
+            if now >= ask_at {
+                // The server took its note back: no pusher will find the file.
+                if !self.is_announced(file) {
+                    return Ok(Answer::NotAnnounced);
+                }
+                ask_at = now.saturating_add(ASK);
+            }
             if now >= end || self.cancel.is_cancelled() {
                 return Err(PushError::NoAnswer { file: file.to_string(), waited: self.timeout });
             }
