@@ -142,22 +142,26 @@ fn a_push_that_is_killed_acknowledges_nothing_torn() {
         .filter(|name| name.len() == 24)
         .collect();
     waiting.sort();
-    assert!(waiting.len() >= 16, "{waiting:?}");
+    assert!(waiting.len() >= 17, "{waiting:?}");
     // As the server calls it: in its data directory.
     let wal_command = |arguments: &[&str]| {
-        let mut command = lab.command(&[&["wal"], arguments].concat());
+        // In the foreground: the push itself is to be killed, not one that waits for another.
+        let foreground: &[&str] = &["--set", "wal.push=sync", "wal"];
+        let mut command = lab.command(&[foreground, arguments].concat());
         command.current_dir(server.data_directory()).stderr(std::process::Stdio::null());
         command
     };
     let push = |name: &str| wal_command(&["push", &format!("pg_wal/{name}")]);
     let has = |name: &str| lab.objects().iter().any(|object| object.ends_with(name));
-    let started = Instant::now();
+    // The first looks at more than the others do; the second is like them.
     assert!(push(&waiting[0]).status().expect("it runs").success());
+    let started = Instant::now();
+    assert!(push(&waiting[1]).status().expect("it runs").success());
     let duration = started.elapsed();
     let (mut killed, mut visible) = (0, 0);
-    for (number, name) in waiting[1..16].iter().enumerate() {
-        // Up to twice as long as a push took: others may be slower than the first.
-        let after = duration * (number as u32 + 1) / 8;
+    for (number, name) in waiting[2..17].iter().enumerate() {
+        // Up to half as long again as a push took: others may be slower.
+        let after = duration * (number as u32 + 1) / 10;
         let child = push(name).spawn().expect("it starts");
         if !kill_after(child, after) {
             killed += 1;
@@ -178,7 +182,7 @@ fn a_push_that_is_killed_acknowledges_nothing_torn() {
         lab.run(&["verify"]).ok();
     }
     eprintln!("push of {duration:.2?}: {killed} killed, {visible} of them were there");
-    assert!(killed >= 8, "only {killed} were killed");
+    assert!(killed >= 5, "only {killed} were killed");
     lab.archive();
     lab.archive_all();
     lab.run(&["verify"]).ok();
