@@ -110,6 +110,16 @@ pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
+/// Removes a directory. A process in the background may put a file into it at that moment; it ends
+/// when its directory is gone.
+#[track_caller]
+pub fn remove_tree(directory: &Path) {
+    until("the directory is removed", || match std::fs::remove_dir_all(directory) {
+        Ok(()) => true,
+        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+    });
+}
+
 /// Copies a directory as it is, owners and modes included.
 #[track_caller]
 pub fn copy_tree(from: &Path, to: &Path) {

@@ -79,7 +79,7 @@ pub fn assert_same_files(lab: &Lab, what: &str, id: &str) {
         let (_, new) = entry.split_once('=').expect("a mapping has two sides");
         let _ = std::fs::remove_dir_all(new);
     }
-    std::fs::remove_dir_all(&place).expect("what was restored can be removed");
+    crate::refusal::remove_tree(&place);
 }
 
 /// A place of its own for each tablespace of the origin that lies outside of its data directory.

@@ -93,7 +93,7 @@ fn by_hand(lab: &Lab, names: &[String]) {
     until("nothing is left", || {
         fetcher_of(&directory).is_none() && !directory.join("lifeboat.prefetch").exists()
     });
-    fs::remove_dir_all(&directory).expect("it can be removed");
+    lifeboat_trials::refusal::remove_tree(&directory);
 }
 
 #[track_caller]
