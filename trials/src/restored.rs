@@ -27,7 +27,8 @@ impl<'a> Restored<'a> {
         arguments.extend_from_slice(target);
         lab.run(&arguments).ok();
         let restored = Self::of(&lab.server, &directory);
-        restored.pg_ctl_start().ok();
+        let started = restored.pg_ctl_start();
+        assert_eq!(started.code, Some(0), "{} does not start:\n{}", name, restored.log_text());
         restored.wait_for_promotion();
         restored
     }
