@@ -154,8 +154,9 @@ class Lifeboat(Tool):
         runner.give(self.passphrase)
         # A copy, because the user of the database may not be able to read the build directory.
         self.program = runner.work / "lifeboat"
-        shutil.copy(program, self.program)
-        self.program.chmod(0o755)
+        if not self.program.exists():  # a pusher of another server may still run it
+            shutil.copy(program, self.program)
+            self.program.chmod(0o755)
 
     def command(self, *words, settings=()):
         # Settings, keys and caches of one repository live and go together.
