@@ -40,7 +40,8 @@ def wal_targets(shape):
     return [
         Target(push, "speed", 2.0, "pgBackRest async", "lifeboat async"),
         Target(push, "stored", 1.0, "pgBackRest async", "lifeboat async"),
-        Target(push, "speed", 3.0, "pgBackRest async lz4", "lifeboat async lz4"),
+        Target(push, "speed", 3.0, "pgBackRest async", "lifeboat async lz4"),
+        Target(push, "speed", 1.0, "pgBackRest async lz4", "lifeboat async lz4"),
         Target(push, "stored", 1.0, "pgBackRest async lz4", "lifeboat async lz4"),
         Target(get, "speed", 1.5, "pgBackRest async", "lifeboat prefetch"),
     ]

@@ -53,7 +53,7 @@ class WalBench:
         server.sql("SELECT pg_reload_conf()")
         self.runner.environment["PGOPTIONS"] = WAL_OPTIONS
         while len(self._ready()) < self.shape.segments:
-            server.bench("-c", 4, "-j", 2, "-T", 2)
+            server.bench("-M", "prepared", "-c", 4, "-j", 2, "-T", 2)
         del self.runner.environment["PGOPTIONS"]
         server.stop("fast")
         status = server.data / "pg_wal/archive_status"

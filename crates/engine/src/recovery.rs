@@ -78,6 +78,9 @@ pub trait Engine: Send + Sync {
     /// Files of the log that the server of this directory wants archived, in no order; empty when
     /// it wants none. Errors when the directory is none (any more).
     fn waiting_logs(&self, directory: &Path) -> Result<Vec<LogFile>, EngineError>;
+    /// Where a file is made when the server wants one of its log archived, relative to the data
+    /// directory.
+    fn waiting_directory(&self) -> &'static str;
     /// Where the files of the log lie, relative to the data directory.
     fn log_directory(&self) -> &'static str;
     /// Writes what makes the server recover when it starts. Files are synced.

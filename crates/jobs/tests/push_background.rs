@@ -130,6 +130,7 @@ fn rounds_with(
         clock,
         cancel: &cancel,
         connect,
+        wait: &|at_most| clock.sleep(at_most),
         log: &|_| {},
         settings: PusherSettings {
             push: PushSettings::default(),

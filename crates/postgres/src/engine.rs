@@ -143,6 +143,10 @@ impl Engine for PostgresEngine {
         Ok(waiting(&directory.join(ARCHIVE_STATUS))?)
     }
 
+    fn waiting_directory(&self) -> &'static str {
+        ARCHIVE_STATUS
+    }
+
     fn log_directory(&self) -> &'static str {
         LOG_DIRECTORY
     }

@@ -20,9 +20,10 @@ pub struct SystemEntropy;
 
 impl Entropy for SystemEntropy {
     fn fill(&self, into: &mut [u8]) {
-        // The generator of aws-lc seeds itself from the system and cannot fail once seeded; where
-        // it cannot be seeded there is nothing safe to go on with.
-        aws_lc_rs::rand::fill(into).expect("the system's random generator works");
+        // The kernel's own. That of aws-lc gathers jitter of the processor first, 30 ms in every
+        // process, and a process that needs a handful of keys is over in less.
+        // Where the kernel has no random bytes there is nothing safe to go on with.
+        getrandom::fill(into).expect("the system's random generator works");
     }
 }
 

@@ -36,6 +36,8 @@ pub const SEGMENT_MAGIC: [u8; 8] = *b"TOYLOG\x00\x01";
 pub const SEGMENT_BYTES: usize = 1 << 20;
 /// Where the control file lies.
 pub const CONTROL_FILE: &str = "global/toy_control";
+/// Where the toy server leaves its notes of what is to be archived.
+const ARCHIVE_STATUS: &str = "pg_wal/archive_status";
 /// Says that a directory recovers.
 pub const RECOVERY_MARK: &str = "recovery.signal";
 /// Says that a directory recovers for ever.
@@ -235,7 +237,7 @@ impl Engine for ToyEngine {
     fn waiting_logs(&self, directory: &Path) -> Result<Vec<LogFile>, EngineError> {
         let failed = |error| EngineError::new(ToyError::Io(error));
         let mut files = Vec::new();
-        match fs::read_dir(directory.join("pg_wal/archive_status")) {
+        match fs::read_dir(directory.join(ARCHIVE_STATUS)) {
             Ok(entries) => {
                 for entry in entries {
                     let name = entry.map_err(failed)?.file_name();
@@ -247,6 +249,10 @@ impl Engine for ToyEngine {
             Err(error) => return Err(failed(error)),
         }
         Ok(files)
+    }
+
+    fn waiting_directory(&self) -> &'static str {
+        ARCHIVE_STATUS
     }
 
     fn log_directory(&self) -> &'static str {

@@ -12,6 +12,7 @@ use lifeboat_jobs::wal::push::ack::FileStamp;
 use lifeboat_jobs::wal::push::note::ErrorNote;
 use lifeboat_jobs::wal::push::pusher::{Pusher, PusherSettings, Work};
 use lifeboat_jobs::wal::push::spool::Spool;
+use lifeboat_jobs::wal::push::watch::Watch;
 use lifeboat_repo::Cluster;
 use lifeboat_units::{Clock, Timestamp};
 
@@ -47,12 +48,14 @@ pub(crate) fn run(app: &App, _args: &Args) -> Result<Outcome, CliError> {
             .map(|opened| opened.cluster)
             .map_err(|error| ErrorNote::of(error.0.as_ref()))
     };
+    let watch = Watch::of(&engine, directory);
     let pusher = Pusher {
         directory,
         engine: &engine,
         clock: &app.clock,
         cancel: &app.cancel,
         connect: &connect,
+        wait: &|at_most| watch.wait(at_most),
         log: &|line| say(clock.now(), line),
         settings: PusherSettings {
             push: PushSettings { compression: settings.compression },

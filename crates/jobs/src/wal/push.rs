@@ -7,6 +7,7 @@
 //! | [`spool`], [`ack`], [`note`] | what passes from one to the other |
 //! | [`order`] | what to push next, what is stale |
 //! | [`shed`] | giving WAL up, where the operator set a limit |
+//! | [`watch`] | wakes the pusher when the server announces a file |
 //! | [`batch`] | many files behind one barrier |
 
 pub mod ack;
@@ -16,6 +17,7 @@ pub mod order;
 pub mod pusher;
 pub mod shed;
 pub mod spool;
+pub mod watch;
 
 mod batch;
 

@@ -10,7 +10,7 @@ use super::place::place;
 use crate::ports::Ports;
 
 /// First pause between two looks; each is half as long again as the one before.
-const PAUSE_MIN: Duration = Duration::from_millis(5);
+const PAUSE_MIN: Duration = Duration::from_millis(2);
 /// Longest pause between two looks.
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 

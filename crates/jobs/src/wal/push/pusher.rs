@@ -60,6 +60,8 @@ pub struct Pusher<'a> {
     pub cancel: &'a Cancel,
     /// Opens the repository.
     pub connect: &'a Connect<'a>,
+    /// Waits so long at most; less when the server announced a file.
+    pub wait: &'a (dyn Fn(Duration) + Sync),
     /// Takes lines for the log.
     pub log: &'a (dyn Fn(&str) + Sync),
     /// How to push.

@@ -56,7 +56,7 @@ impl Work<'_> {
                     idle_max = idle_max.min(ASK);
                 }
             }
-            clock.sleep(if idle < ASK { LOOK_BUSY } else { LOOK_QUIET });
+            (self.pusher.wait)(if idle < ASK { LOOK_BUSY } else { LOOK_QUIET });
         }
     }
 
