@@ -124,13 +124,14 @@ fn rounds_with(
     mut each: impl FnMut(&Work<'_>) -> bool,
 ) {
     let cancel = Cancel::default();
+    let wait = |at_most| clock.sleep(at_most);
     let work = Work::new(Pusher {
         directory,
         engine: &ToyEngine,
         clock,
         cancel: &cancel,
         connect,
-        wait: &|at_most| clock.sleep(at_most),
+        wait: &wait,
         log: &|_| {},
         settings: PusherSettings {
             push: PushSettings::default(),

@@ -89,6 +89,10 @@ impl Engine for HookedEngine {
         ToyEngine.waiting_logs(directory)
     }
 
+    fn waiting_directory(&self) -> &'static str {
+        ToyEngine.waiting_directory()
+    }
+
     fn log_directory(&self) -> &'static str {
         ToyEngine.log_directory()
     }
