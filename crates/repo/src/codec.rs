@@ -130,6 +130,8 @@ const LEVEL_FAST: i32 = 1;
 /// The level that `auto` takes where it pays. Measured on split pages: it pays on documents
 /// (2.7 % of the raw bytes), hardly on other tables (0.7 %), and not on indexes.
 const LEVEL_SMALL: i32 = 3;
+/// Shortest match that `auto` looks for in files of the log, in bytes.
+const LOG_MATCH_BYTES_MIN: u32 = 5;
 /// Share of the raw bytes that the higher level must save: 1/64, about 1.5 %.
 const PAYS_SHARE: usize = 64;
 
@@ -148,6 +150,24 @@ impl Compressor {
             split: Vec::new(),
             probe: Probe::default(),
         }
+    }
+
+    /// A compressor for files of the log, which are never reordered.
+    ///
+    /// `auto` is the cheapest level of zstd here, with matches from 5 bytes on instead of 7: log
+    /// records repeat short things. Measured on WAL of pgbench with few full-page images, in pieces
+    /// of 1 MiB: level 1 gives a ratio of 3.87, with 5 bytes 3.94 for a tenth more time; level 3
+    /// gives 3.89 for twice the time.
+    pub fn for_logs(policy: Compression) -> Self {
+        let mut made = match policy {
+            Compression::Auto => Self::new(Compression::Zstd(LEVEL_FAST), &Transforms::default()),
+            other => Self::new(other, &Transforms::default()),
+        };
+        if policy == Compression::Auto {
+            let matches = zstd::zstd_safe::CParameter::MinMatch(LOG_MATCH_BYTES_MIN);
+            made.zstd.set_parameter(matches).expect("3 to 7 bytes are allowed");
+        }
+        made
     }
 
     /// Appends an extent (head and payload) for `raw` to `out`.
