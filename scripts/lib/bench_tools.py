@@ -59,8 +59,12 @@ class Tool:
     def begin(self):
         """Makes an empty repository. Not measured."""
 
+    def push_command(self) -> str:
+        """What archives one segment."""
+
     def take_over(self):
         """Makes the server archive to this tool. Not measured."""
+        self.server.archive_to(self.push_command())
 
     def measure(self, *command) -> Cost:
         running = (self.server.data / "postmaster.pid").exists()
@@ -116,8 +120,8 @@ class PgBackRest(Tool):
     def clear_spool(self):
         self.runner.make_dir(self.spool.name)
 
-    def take_over(self):
-        self.server.archive_to(self.wal_command("push %p", "sync"))
+    def push_command(self):
+        return self.wal_command("push %p", "sync")
 
     def backup(self, work):
         if "remote" in work:
@@ -190,8 +194,8 @@ class Lifeboat(Tool):
         """Acknowledgements of one repository say nothing of another."""
         shutil.rmtree(self.server.data / "lifeboat.spool", ignore_errors=True)
 
-    def take_over(self):
-        self.server.archive_to(" ".join(map(str, self.command("wal", "push", "%p"))))
+    def push_command(self):
+        return " ".join(map(str, self.command("wal", "push", "%p")))
 
     def backup(self, work):
         words = ["backup", "--jobs", JOBS]

@@ -46,8 +46,11 @@ class WalBench:
         server.bench("-i", "-q", "-s", self.scale)
         for tool in self.tools:
             tool.begin()
-            tool.take_over()
+        # Both have all WAL from their backup on: one that lacks a segment would replay nothing.
+        server.archive_to(" && ".join(tool.push_command() for tool in self.tools))
+        for tool in self.tools:
             tool.backup("first backup")
+        for tool in self.tools:
             self.runner.run("cp", "-a", tool.repo, self._baseline(tool))
         server.sql("ALTER SYSTEM SET archive_command = ''")
         server.sql("SELECT pg_reload_conf()")
@@ -133,14 +136,20 @@ class WalBench:
                 raise SystemExit(f"bench: what {name} restored does not start: see restored.log")
             time.sleep(0.02)
         wall_s = time.monotonic() - began
+        reached = self._restored_sql("SELECT pg_walfile_name(pg_last_wal_replay_lsn())")
+        if reached[8:] < self.segments[-1][8:]:
+            raise SystemExit(f"bench: what {name} restored replayed to {reached} only, not {self.segments[-1]}")
         self.runner.run("pg_ctl", "-D", into, "-m", "immediate", "-w", "stop")
         self.note(f"replay {self.shape.name}", name, Cost(wall_s, 0.0, 0), 0)
 
     def _is_promoted(self):
+        return self._restored_sql("SELECT pg_is_in_recovery()") == "f"
+
+    def _restored_sql(self, query):
         process = self.runner.spawn(
-            ["psql", "-U", "postgres", "-p", RESTORED_PORT, "-XqAtc", "SELECT pg_is_in_recovery()"],
+            ["psql", "-U", "postgres", "-p", RESTORED_PORT, "-XqAtc", query],
             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-        return process.communicate()[0].strip() == b"f"
+        return process.communicate()[0].decode().strip()
 
     def _restored(self, tool, mode):
         into = self.runner.make_dir("restored-wal")
