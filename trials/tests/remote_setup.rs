@@ -250,7 +250,8 @@ fn apply_does_what_it_can_from_here_and_says_what_not() {
     lab.server.execute("GRANT ALTER SYSTEM ON PARAMETER full_page_writes TO keeper");
     lab.server.execute("GRANT EXECUTE ON FUNCTION pg_reload_conf() TO keeper");
     let said = init(&lab, &["--apply", "--force"]).ok();
-    says(&said, &["archive_mode is not set", "archive_command = '"]);
+    says(&said, &["set by ALTER SYSTEM: full_page_writes", "archive_mode is not set"]);
+    says(&said, &["archive_command = '"]);
     wait_for("it is on", || lab.server.value("SHOW full_page_writes") == "on");
     assert_eq!(lab.server.value("SHOW archive_command"), "(disabled)");
     assert_eq!(lab.server.value("SELECT count(*) FROM pg_replication_slots"), "0");
@@ -276,7 +277,7 @@ fn a_data_directory_that_cannot_be_read_is_no_obstacle() {
     let pg = keeper(&lab).replace("keeper", "postgres");
     let init = ["init", "--pg", &pg, "--repo", &url, "--no-encryption"];
     let said = as_stranger(&init).ok();
-    says(&said, &["cannot be read here", "run init as the owner of the data directory"]);
+    says(&said, &["cannot be read here", "run init as its owner"]);
     let checked = as_stranger(&["--set", "backup.archive-timeout=2s", "check", "--json"]);
     stands(&checked, "data directory", "good", "cannot be read here");
     let mut receiver = stranger.command(&program);
@@ -303,7 +304,7 @@ fn a_standby_can_be_set_up() {
     let conninfo = text.lines().find_map(|line| line.strip_prefix("conninfo = "));
     let conninfo = conninfo.expect("it names the standby").trim_matches('"');
     let here = lab.init_for(conninfo, &["--force", "--apply"]).ok();
-    says(&here, &["it is a standby", "repository found", "the settings are made"]);
+    says(&here, &["it is a standby", "repository found", "set by ALTER SYSTEM: restore_command"]);
     assert!(!here.stdout.contains("archive_command"), "{}", here.stdout);
     lab.run(&["check"]).ok();
     let backup = lab.run(&["backup", "--json"]).ok().json();

@@ -115,7 +115,10 @@ impl Made {
         let note = page.note();
         page.line(format!("{note} backups come through the network: {}", remote.why));
         if remote.is_near {
-            page.line("  run init as the owner of the data directory to have it read instead");
+            page.line(
+                "  to have the data directory read instead, run init as its owner, with a role that \
+                 may see where it is (pg_read_all_settings)",
+            );
         }
         for point in &remote.troubles {
             let mark = if point.state == State::Failed { page.cross() } else { page.note() };

@@ -25,6 +25,8 @@ pub(crate) struct Setting {
     pub optional: bool,
     /// Why it is not to be set through this connection; `None` when it may be.
     pub not_here: Option<&'static str>,
+    /// Whether it was set.
+    pub made: bool,
     /// Whether the role was not allowed to set it.
     pub refused: bool,
 }
@@ -55,7 +57,17 @@ pub(crate) fn wanted(facts: &ServerFacts, commands: &ServerCommands, far: bool) 
             }
             _ => None,
         };
-        Setting { name, value, current, holds, restart, optional, not_here, refused: false }
+        Setting {
+            name,
+            value,
+            current,
+            holds,
+            restart,
+            optional,
+            not_here,
+            made: false,
+            refused: false,
+        }
     };
     let mut settings = vec![
         one("wal_level", "replica".to_owned(), &["replica", "logical"], true, false),
@@ -80,21 +92,19 @@ pub(crate) fn wanted(facts: &ServerFacts, commands: &ServerCommands, far: bool) 
 /// for. What the role may not set is marked as refused.
 pub(crate) fn apply(session: &mut Session, settings: &mut [Setting]) -> Result<(), LiveError> {
     const DOING: &str = "setting it with ALTER SYSTEM (a superuser may)";
-    let mut changed = false;
     for setting in settings.iter_mut().filter(|s| !s.holds && s.not_here.is_none()) {
         let value = setting.value.replace('\'', "''");
         let sql = format!("ALTER SYSTEM SET {} = '{value}'", setting.name);
         match session.ask_all(DOING, &sql, &[]) {
-            Ok(_) => changed = true,
+            Ok(_) => setting.made = true,
             Err(LiveError::Privilege { .. }) => setting.refused = true,
             Err(error) => return Err(error),
         }
     }
-    if changed {
+    if settings.iter().any(|setting| setting.made) {
         session.ask("reloading the configuration", "SELECT pg_catalog.pg_reload_conf()", &[])?;
     }
-    let set = |s: &&mut Setting| !s.restart && !s.refused && s.not_here.is_none();
-    for setting in settings.iter_mut().filter(set) {
+    for setting in settings.iter_mut().filter(|setting| setting.made && !setting.restart) {
         setting.holds = true; // takes effect with the reload
     }
     Ok(())
@@ -103,7 +113,7 @@ pub(crate) fn apply(session: &mut Session, settings: &mut [Setting]) -> Result<(
 /// What is to be set, as lines for postgresql.conf.
 pub(crate) fn text(page: &mut Page, settings: &[Setting], applied: bool) {
     done(page, settings, applied);
-    if !applied && settings.iter().all(|setting| setting.holds) {
+    if settings.iter().all(|setting| setting.holds && !setting.made) {
         let tick = page.tick();
         page.line(format!("{tick} PostgreSQL's settings are as they should be"));
         return;
@@ -118,8 +128,9 @@ pub(crate) fn done(page: &mut Page, settings: &[Setting], applied: bool) {
         return;
     }
     let (tick, note, cross) = (page.tick(), page.note(), page.cross());
-    if settings.iter().all(|setting| !setting.refused) {
-        page.line(format!("{tick} the settings are made, by ALTER SYSTEM"));
+    let made: Vec<&str> = settings.iter().filter(|s| s.made).map(|s| s.name).collect();
+    if !made.is_empty() {
+        page.line(format!("{tick} set by ALTER SYSTEM: {}", made.join(", ")));
     }
     for setting in settings.iter().filter(|setting| !setting.holds) {
         let name = setting.name;
