@@ -20,6 +20,8 @@ pub struct Lab {
     pub config: PathBuf,
     /// The repository.
     pub repository: PathBuf,
+    /// Where [`Self::backup`] takes backups from; `None` leaves it to the program.
+    pub from: Option<&'static str>,
 }
 
 /// What a run of the program gave.
@@ -92,24 +94,22 @@ impl Lab {
         std::fs::write(&passphrase, PASSPHRASE).expect("the passphrase can be written");
         server.account().give(&passphrase).expect("the passphrase can be given away");
         let repository = server.home().join("lifeboat/repository");
-        Self { server, program, config, repository }
+        Self { server, program, config, repository, from: None }
     }
 
     /// Runs `init`.
     pub fn init(&mut self) -> Ran {
-        let passphrase = self.server.home().join("lifeboat/passphrase");
+        self.init_for(&self.server.conninfo(), &[])
+    }
+
+    /// Runs `init` with this connection string.
+    pub fn init_for(&self, conninfo: &str, more: &[&str]) -> Ran {
+        let passphrase = self.server.home().join("lifeboat/passphrase").display().to_string();
         let url = format!("file://{}", self.repository.display());
-        self.run(&[
-            "init",
-            "--name",
-            "main",
-            "--pg",
-            &self.server.conninfo(),
-            "--repo",
-            &url,
-            "--passphrase-file",
-            &passphrase.display().to_string(),
-        ])
+        let mut arguments = vec!["init", "--name", "main", "--pg", conninfo, "--repo", &url];
+        arguments.extend(["--passphrase-file", &passphrase]);
+        arguments.extend_from_slice(more);
+        self.run(&arguments)
     }
 
     /// The `archive_command` of this lab.
@@ -170,7 +170,9 @@ impl Lab {
     /// Takes a backup and gives its report.
     #[track_caller]
     pub fn backup(&self) -> Value {
-        self.run(&["backup", "--json", "--jobs", "2"]).ok().json()
+        let mut arguments = vec!["backup", "--json", "--jobs", "2"];
+        arguments.extend(self.from.iter().flat_map(|from| ["--from", from]));
+        self.run(&arguments).ok().json()
     }
 
     /// Switches a segment and waits until it is archived.

@@ -6,11 +6,13 @@
 pub mod fetcher;
 pub mod lab;
 pub mod measure;
+pub mod proxy;
 pub mod receiving;
 pub mod refusal;
 pub mod restored;
 pub mod same;
 pub mod standby;
+pub mod tls;
 pub mod watched;
 pub mod writers;
 

@@ -162,7 +162,10 @@ impl Drop for Restored<'_> {
 /// A dump of all databases of the server with this socket, without the lines that are random.
 pub fn dump(server: &ScratchServer, sockets: &Path) -> String {
     let host = sockets.display().to_string();
-    let text = server.run("pg_dumpall", &["-h", &host, "-U", "postgres"]);
+    // Restored servers have a directory of their own, and the usual port.
+    let is_origin = sockets == server.socket_directory();
+    let port = if is_origin { server.port() } else { 5432 }.to_string();
+    let text = server.run("pg_dumpall", &["-h", &host, "-p", &port, "-U", "postgres"]);
     let is_random =
         |line: &&str| line.starts_with("\\restrict") || line.starts_with("\\unrestrict");
     text.lines().filter(|line| !is_random(line)).collect::<Vec<_>>().join("\n")

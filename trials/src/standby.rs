@@ -110,27 +110,48 @@ impl<'a> Standby<'a> {
     /// What `meanwhile` does happens then; gives how the backup ended.
     #[track_caller]
     pub fn interrupted_backup(&self, meanwhile: impl FnOnce()) -> Ran {
-        let mut command = self.command(&["backup", "--jobs", "1"]);
-        command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
-        let child = command.spawn().expect("the program starts");
-        let signal = |name: &str| {
-            let id = child.id().to_string();
-            assert!(Command::new("kill").args([name, &id]).status().expect("kill runs").success());
-        };
         // What it asks for last before it copies; before backup mode it never rests there.
         let sql = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'lifeboat' \
                    AND state = 'idle' AND query = 'SELECT pg_is_in_recovery()' \
                    AND state_change < clock_timestamp() - interval '20 ms'";
-        wait_for("backup mode", || self.query(sql) == ["1"]);
-        signal("-STOP");
-        meanwhile();
-        signal("-CONT");
-        let output = child.wait_with_output().expect("the program ends");
-        Ran {
-            code: output.status.code(),
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        }
+        let begun = || self.query(sql) == ["1"];
+        held(self.command(&["backup", "--jobs", "1"]), begun, meanwhile)
+    }
+
+    /// The same for a backup that the server sends, once it sends files.
+    #[track_caller]
+    pub fn interrupted_remote_backup(&self, meanwhile: impl FnOnce()) -> Ran {
+        held(self.command(SLOW_REMOTE_BACKUP), || self.query(SENDING) == ["1"], meanwhile)
+    }
+}
+
+/// A remote backup for whose data the server takes its time.
+pub const SLOW_REMOTE_BACKUP: &[&str] =
+    &["--set", "backup.wire-compression=zstd:19", "backup", "--from", "remote", "--full-read"];
+
+/// Asks a server whether it is in the middle of sending a backup: `1` when it is.
+pub const SENDING: &str =
+    "SELECT count(*) FROM pg_stat_progress_basebackup WHERE backup_streamed > 4000000";
+
+/// Starts the program and holds it once it has `begun`. What `meanwhile` does happens then; gives
+/// how it ended.
+#[track_caller]
+pub fn held(mut command: Command, begun: impl FnMut() -> bool, meanwhile: impl FnOnce()) -> Ran {
+    command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    let child = command.spawn().expect("the program starts");
+    let signal = |name: &str| {
+        let id = child.id().to_string();
+        assert!(Command::new("kill").args([name, &id]).status().expect("kill runs").success());
+    };
+    wait_for("the program has begun", begun);
+    signal("-STOP");
+    meanwhile();
+    signal("-CONT");
+    let output = child.wait_with_output().expect("the program ends");
+    Ran {
+        code: output.status.code(),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
     }
 }
 

@@ -1,6 +1,6 @@
 //! What other tools got wrong, by name: each is done between two backups, and the second comes
 //! back byte by byte, as a running server, and with the same dump. On 18 the second backup goes by
-//! WAL summaries, on 15 by hashes.
+//! WAL summaries, on 15 by hashes; on 18 also sent by the server, as differences.
 
 use std::time::Instant;
 
@@ -8,10 +8,15 @@ use lifeboat_testkit::scratch::{self, ScratchServer};
 use lifeboat_trials::Lab;
 use lifeboat_trials::same::{assert_comes_back, assert_way, tablespace_map};
 
-fn lab(test: &str, major: u32) -> Option<Lab> {
+/// Where the backups are taken from.
+type From = Option<&'static str>;
+/// The server sends them; on 18, what changed.
+const REMOTE: From = Some("remote");
+
+fn lab(test: &str, major: u32, from: From) -> Option<Lab> {
     // Nothing but the trial itself may change a file.
     match Lab::start(ScratchServer::of(major).setting("autovacuum", "off")) {
-        Ok(lab) => Some(lab),
+        Ok(lab) => Some(Lab { from, ..lab }),
         Err(reason) => {
             scratch::skip(&format!("{test}_{major}"), &reason);
             None
@@ -47,8 +52,8 @@ fn fill(server: &ScratchServer, tables: &[&str]) {
     }
 }
 
-fn relations_that_are_rewritten_and_shrink(major: u32) {
-    let Some(lab) = lab("relations_that_are_rewritten_and_shrink", major) else { return };
+fn relations_that_are_rewritten_and_shrink(major: u32, from: From) {
+    let Some(lab) = lab("relations_that_are_rewritten_and_shrink", major, from) else { return };
     fill(&lab.server, &["rewritten", "emptied", "shrunk", "mapped"]);
     lab.backup();
     round(&lab, "VACUUM FULL", |server| {
@@ -73,16 +78,21 @@ fn relations_that_are_rewritten_and_shrink(major: u32) {
 
 #[test]
 fn relations_that_are_rewritten_and_shrink_15() {
-    relations_that_are_rewritten_and_shrink(15);
+    relations_that_are_rewritten_and_shrink(15, None);
 }
 
 #[test]
 fn relations_that_are_rewritten_and_shrink_18() {
-    relations_that_are_rewritten_and_shrink(18);
+    relations_that_are_rewritten_and_shrink(18, None);
 }
 
-fn databases_and_tablespaces(major: u32) {
-    let Some(lab) = lab("databases_and_tablespaces", major) else { return };
+#[test]
+fn relations_that_are_rewritten_and_shrink_remote() {
+    relations_that_are_rewritten_and_shrink(18, REMOTE);
+}
+
+fn databases_and_tablespaces(major: u32, from: From) {
+    let Some(lab) = lab("databases_and_tablespaces", major, from) else { return };
     let server = &lab.server;
     // Places whose names look like parts of a data directory.
     let (first, second) = (server.directory("base-1"), server.directory("global"));
@@ -126,16 +136,21 @@ fn databases_and_tablespaces(major: u32) {
 
 #[test]
 fn databases_and_tablespaces_15() {
-    databases_and_tablespaces(15);
+    databases_and_tablespaces(15, None);
 }
 
 #[test]
 fn databases_and_tablespaces_18() {
-    databases_and_tablespaces(18);
+    databases_and_tablespaces(18, None);
 }
 
-fn relations_that_no_backup_keeps(major: u32) {
-    let Some(lab) = lab("relations_that_no_backup_keeps", major) else { return };
+#[test]
+fn databases_and_tablespaces_remote() {
+    databases_and_tablespaces(18, REMOTE);
+}
+
+fn relations_that_no_backup_keeps(major: u32, from: From) {
+    let Some(lab) = lab("relations_that_no_backup_keeps", major, from) else { return };
     let server = &lab.server;
     fill(server, &["kept"]);
     lab.backup();
@@ -182,10 +197,15 @@ fn relations_that_no_backup_keeps(major: u32) {
 
 #[test]
 fn relations_that_no_backup_keeps_15() {
-    relations_that_no_backup_keeps(15);
+    relations_that_no_backup_keeps(15, None);
 }
 
 #[test]
 fn relations_that_no_backup_keeps_18() {
-    relations_that_no_backup_keeps(18);
+    relations_that_no_backup_keeps(18, None);
+}
+
+#[test]
+fn relations_that_no_backup_keeps_remote() {
+    relations_that_no_backup_keeps(18, REMOTE);
 }

@@ -30,10 +30,10 @@ fn round(lab: &Lab, what: &str, act: impl FnOnce(&ScratchServer)) {
 
 /// A relation of more than a segment file. Its pages are zero, as after a crash while it grew:
 /// PostgreSQL uses them as free ones, and they cost nothing on the disk.
-fn a_relation_crosses_the_end_of_a_segment_file(major: u32) {
+fn a_relation_crosses_the_end_of_a_segment_file(major: u32, from: Option<&'static str>) {
     let test = "a_relation_crosses_the_end_of_a_segment_file";
     let lab = match Lab::start(ScratchServer::of(major).setting("autovacuum", "off")) {
-        Ok(lab) => lab,
+        Ok(lab) => Lab { from, ..lab },
         Err(reason) => return scratch::skip(&format!("{test}_{major}"), &reason),
     };
     let server = &lab.server;
@@ -69,10 +69,15 @@ fn a_relation_crosses_the_end_of_a_segment_file(major: u32) {
 
 #[test]
 fn a_relation_crosses_the_end_of_a_segment_file_15() {
-    a_relation_crosses_the_end_of_a_segment_file(15);
+    a_relation_crosses_the_end_of_a_segment_file(15, None);
 }
 
 #[test]
 fn a_relation_crosses_the_end_of_a_segment_file_18() {
-    a_relation_crosses_the_end_of_a_segment_file(18);
+    a_relation_crosses_the_end_of_a_segment_file(18, None);
+}
+
+#[test]
+fn a_relation_crosses_the_end_of_a_segment_file_remote() {
+    a_relation_crosses_the_end_of_a_segment_file(18, Some("remote"));
 }

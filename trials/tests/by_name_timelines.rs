@@ -50,9 +50,10 @@ fn data(server: &ScratchServer) -> String {
     server.data_directory().display().to_string()
 }
 
-fn checksums_are_switched_between_backups(major: u32) {
+fn checksums_are_switched_between_backups(major: u32, from: Option<&'static str>) {
     let test = "checksums_are_switched_between_backups";
     let Some(lab) = lab(test, major, |b| b) else { return };
+    let lab = Lab { from, ..lab };
     fill(&lab.server, "kept");
     let switch = |server: &ScratchServer, how: &str| {
         server.stop();
@@ -73,16 +74,22 @@ fn checksums_are_switched_between_backups(major: u32) {
 
 #[test]
 fn checksums_are_switched_between_backups_15() {
-    checksums_are_switched_between_backups(15);
+    checksums_are_switched_between_backups(15, None);
 }
 
 #[test]
 fn checksums_are_switched_between_backups_18() {
-    checksums_are_switched_between_backups(18);
+    checksums_are_switched_between_backups(18, None);
 }
 
-fn wal_is_reset_and_names_are_used_again(major: u32) {
+#[test]
+fn checksums_are_switched_between_backups_remote() {
+    checksums_are_switched_between_backups(18, Some("remote"));
+}
+
+fn wal_is_reset_and_names_are_used_again(major: u32, from: Option<&'static str>) {
     let Some(lab) = lab("wal_is_reset_and_names_are_used_again", major, |b| b) else { return };
+    let lab = Lab { from, ..lab };
     fill(&lab.server, "kept");
     let path = |server: &ScratchServer, table: &str| {
         server.value(&format!("SELECT pg_relation_filepath('{table}')"))
@@ -125,16 +132,22 @@ fn wal_is_reset_and_names_are_used_again(major: u32) {
 
 #[test]
 fn wal_is_reset_and_names_are_used_again_15() {
-    wal_is_reset_and_names_are_used_again(15);
+    wal_is_reset_and_names_are_used_again(15, None);
 }
 
 #[test]
 fn wal_is_reset_and_names_are_used_again_18() {
-    wal_is_reset_and_names_are_used_again(18);
+    wal_is_reset_and_names_are_used_again(18, None);
 }
 
-fn a_successor_writes_its_own_history(major: u32) {
+#[test]
+fn wal_is_reset_and_names_are_used_again_remote() {
+    wal_is_reset_and_names_are_used_again(18, Some("remote"));
+}
+
+fn a_successor_writes_its_own_history(major: u32, from: Option<&'static str>) {
     let Some(lab) = lab("a_successor_writes_its_own_history", major, |b| b) else { return };
+    let lab = Lab { from, ..lab };
     let server = &lab.server;
     fill(server, "kept");
     server.execute("CREATE TABLE line (id int, what text)");
@@ -155,14 +168,19 @@ fn a_successor_writes_its_own_history(major: u32) {
     successor.query("INSERT INTO line VALUES (2, 'new')");
     successor.query("UPDATE kept SET filler = 'new'");
     let set = format!("postgres.conninfo={}", successor.conninfo());
-    let new = lab.run(&["--set", &set, "backup", "--json", "--jobs", "2"]).ok().json();
+    let backup = || {
+        let mut arguments = vec!["--set", &set, "backup", "--json", "--jobs", "2"];
+        arguments.extend(lab.from.iter().flat_map(|from| ["--from", from]));
+        lab.run(&arguments).ok().json()
+    };
+    let new = backup();
     assert_eq!((&new["timeline"], &new["compared_with"]), (&2.into(), &old["id"]));
     assert!(pages_new(&new) > 0, "other pages than on the other line");
     assert_way(&lab, "a new timeline", &new, "hashes");
     successor.query("INSERT INTO line VALUES (4, 'new')");
     successor.query("SELECT pg_switch_wal()");
     // Proves that the segment before it has arrived.
-    let again = lab.run(&["--set", &set, "backup", "--json"]).ok().json();
+    let again = backup();
     assert_way(&lab, "the same timeline", &again, "hints");
     let original = successor.dump();
     successor.stop();
@@ -193,17 +211,22 @@ fn lsn_now(server: &ScratchServer) -> String {
 
 #[test]
 fn a_successor_writes_its_own_history_15() {
-    a_successor_writes_its_own_history(15);
+    a_successor_writes_its_own_history(15, None);
 }
 
 #[test]
 fn a_successor_writes_its_own_history_17() {
-    a_successor_writes_its_own_history(17);
+    a_successor_writes_its_own_history(17, None);
 }
 
 #[test]
 fn a_successor_writes_its_own_history_18() {
-    a_successor_writes_its_own_history(18);
+    a_successor_writes_its_own_history(18, None);
+}
+
+#[test]
+fn a_successor_writes_its_own_history_remote() {
+    a_successor_writes_its_own_history(18, Some("remote"));
 }
 
 fn wal_in_small_segments_and_elsewhere(major: u32) {

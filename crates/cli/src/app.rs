@@ -83,18 +83,23 @@ impl App {
         Ok(Conninfo::read(&self.settings()?.conninfo, &config::connection_variable)?)
     }
 
-    /// Connects to the server as a backup does; to a standby unless a primary is wanted.
-    pub fn origin(&self, wanted: Wanted) -> Result<PostgresOrigin, CliError> {
+    /// How a backup treats its server; a standby will do unless a primary is wanted.
+    pub fn origin_options(&self, wanted: Wanted) -> Result<OriginOptions, CliError> {
         let settings = self.settings()?;
         let read = |text: &String| Conninfo::read(text, &config::connection_variable);
-        let options = OriginOptions {
+        Ok(OriginOptions {
             data_directory: settings.data_directory.clone(),
             standby: wanted != Wanted::Primary,
             primary: settings.primary.as_ref().map(read).transpose()?,
             patience: settings.archive_timeout,
             cancel: self.cancel.clone(),
             ..OriginOptions::default()
-        };
+        })
+    }
+
+    /// Connects to the server as a backup does; to a standby unless a primary is wanted.
+    pub fn origin(&self, wanted: Wanted) -> Result<PostgresOrigin, CliError> {
+        let options = self.origin_options(wanted)?;
         let mut conninfo = self.conninfo()?;
         if wanted != Wanted::Any {
             conninfo.wanted = wanted;

@@ -54,7 +54,8 @@ pub(crate) const TABLE: &[Row] = &[
     },
     Row {
         number: 3,
-        meaning: "done, with findings (`verify`, `check`; `backup`: damaged pages in the data directory)",
+        meaning: "done, with findings (`verify`, `check`; `backup`: damaged pages in the data directory; \
+                  `init --apply`: a setting that the role may not make)",
         codes: &[],
     },
     Row {

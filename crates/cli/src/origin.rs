@@ -1,8 +1,9 @@
 //! Where a backup is taken from: found by itself where it is clear.
 
 use lifeboat_engine::Origin;
-use lifeboat_postgres::live::backup::PostgresOrigin;
-use lifeboat_postgres::live::conninfo::Wanted;
+use lifeboat_postgres::live::backup::{OriginOptions, PostgresOrigin};
+use lifeboat_postgres::live::conninfo::{Conninfo, Wanted};
+use lifeboat_postgres::live::error::LiveError;
 use lifeboat_postgres::live::remote::{RemoteOptions, RemoteOrigin};
 
 use crate::app::App;
@@ -27,48 +28,75 @@ pub(crate) struct Found {
     pub how: Option<String>,
 }
 
+/// Where a server is, as seen from here.
+pub(crate) enum Place {
+    /// Its data directory can be read here.
+    Here(Box<PostgresOrigin>),
+    /// It is reached only through the network, for this reason.
+    Far(String),
+}
+
+/// Finds out whether the server's data directory can be read here, for `options` with which a
+/// connection would be made if it could.
+pub(crate) fn place(conninfo: Conninfo, options: OriginOptions) -> Result<Place, LiveError> {
+    // Whoever says where it is wants it to be read.
+    let told = options.data_directory.is_some();
+    match PostgresOrigin::connect(conninfo, options) {
+        Ok(origin) if told => Ok(Place::Here(Box::new(origin))),
+        Ok(mut origin) => Ok(match origin.is_elsewhere()? {
+            None => Place::Here(Box::new(origin)),
+            Some(why) => Place::Far(why),
+        }),
+        Err(LiveError::Privilege { .. }) => {
+            Ok(Place::Far("the role may not see where the data directory is".to_owned()))
+        }
+        Err(error) => Err(error),
+    }
+}
+
 /// Connects to the server as a backup does.
 pub(crate) fn find(app: &App, from: Option<From>) -> Result<Found, CliError> {
     match from {
-        Some(From::Local) => local(app, app.origin(Wanted::Primary)?),
-        Some(From::Standby) => local(app, app.origin(Wanted::Standby)?),
+        Some(From::Local) => local(app, Box::new(app.origin(Wanted::Primary)?)),
+        Some(From::Standby) => local(app, Box::new(app.origin(Wanted::Standby)?)),
         Some(From::Remote) => remote(app, None),
-        // Whoever says where it is wants it to be read.
-        None if app.settings()?.data_directory.is_some() => local(app, app.origin(Wanted::Any)?),
-        None => match app.origin(Wanted::Any) {
-            Ok(mut origin) => match origin.is_elsewhere()? {
-                None => local(app, origin),
-                Some(why) => remote(app, Some(why)),
-            },
-            // LiveError::Privilege: it may not even see where the data directory is.
-            Err(error) if error.0.code().0 == "LB-PG-024" => {
-                remote(app, Some("the role may not see where the data directory is".to_owned()))
-            }
-            Err(error) => Err(error),
+        None => match place(app.conninfo()?, app.origin_options(Wanted::Any)?)? {
+            Place::Here(origin) => local(app, origin),
+            Place::Far(why) => remote(app, Some(why)),
         },
     }
 }
 
-fn local(app: &App, origin: PostgresOrigin) -> Result<Found, CliError> {
-    say_standby(app, &origin)?;
-    Ok(Found { origin: Box::new(origin), how: None })
+/// Connects to a server that sends its files.
+pub(crate) fn connect_far(app: &App) -> Result<RemoteOrigin, CliError> {
+    let settings = app.settings()?;
+    let OriginOptions { primary, patience, cancel, .. } = app.origin_options(Wanted::Any)?;
+    let compression = settings.wire_compression;
+    let options = RemoteOptions { compression, primary, patience, cancel };
+    Ok(RemoteOrigin::connect(app.conninfo()?, options)?)
+}
+
+fn local(app: &App, origin: Box<PostgresOrigin>) -> Result<Found, CliError> {
+    if origin.is_standby() {
+        say_standby(app, origin.primary_trouble())?;
+    }
+    Ok(Found { origin, how: None })
 }
 
 fn remote(app: &App, why: Option<String>) -> Result<Found, CliError> {
-    let compression = app.settings()?.wire_compression;
-    let origin = RemoteOrigin::connect(app.conninfo()?, RemoteOptions { compression })?;
+    let origin = connect_far(app)?;
+    if origin.is_standby() {
+        say_standby(app, origin.primary_trouble())?;
+    }
     let how = why.map(|why| format!("the server sends its files: {why}"));
     Ok(Found { origin: Box::new(origin), how })
 }
 
 /// What somebody should know before a backup from a standby.
-fn say_standby(app: &App, origin: &PostgresOrigin) -> Result<(), CliError> {
-    if !origin.is_standby() {
-        return Ok(());
-    }
+fn say_standby(app: &App, trouble: Option<&str>) -> Result<(), CliError> {
     app.ui
         .say("the server is a standby: the backup is taken there, its primary archives the WAL")?;
-    if let Some(why) = origin.primary_trouble() {
+    if let Some(why) = trouble {
         app.ui.warn(&format!(
             "the primary cannot be asked to finish segments ({why}): the backup waits until it \
              does so by itself. `SELECT pg_switch_wal()` there, or archive_timeout, helps; \

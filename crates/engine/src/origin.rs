@@ -61,9 +61,14 @@ pub trait Origin: Send {
         false
     }
     /// Why the current segment cannot be finished from here, if it cannot: a role without that
-    /// privilege, or a standby.
+    /// privilege.
     fn cannot_switch(&mut self) -> Result<Option<String>, EngineError> {
         Ok(None)
+    }
+    /// A backup that came as a stream has ended here: sees to it that the segment gets finished,
+    /// where that does not happen by itself. What fails here shows when it does not arrive.
+    fn stream_ended(&mut self, _stop: Lsn) -> Result<(), EngineError> {
+        Ok(())
     }
     /// Reads a file's bytes as they are now, for a second look; `None` where that is not possible,
     /// fewer where the file has become shorter.

@@ -403,6 +403,7 @@ fn take_stream(
     ports.progress.stage(Stage::Syncing, None);
     let finished = writer.finish_packs()?;
     let StreamEnd { control, stop: lsn, timeline, generated: files } = end;
+    origin.stream_ended(lsn)?;
     let stop = BackupStop { lsn, timeline, at: origin.server_time()?, files };
     Ok(Taken { finished, table, directories, tablespaces, control, stop, way })
 }

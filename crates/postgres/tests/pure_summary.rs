@@ -120,6 +120,7 @@ fn example() -> Vec<u8> {
 }
 
 #[test]
+#[expect(clippy::single_range_in_vec_init, reason = "one range is meant")]
 fn every_cut_and_every_flip_is_noticed() {
     let good = example();
     let table = read(&good).unwrap();

@@ -54,6 +54,11 @@ pub fn account() -> Result<Account, NoServer> {
         .ok_or_else(|| NoServer("tests run as root and there is no user `postgres`".into()))
 }
 
+/// A user who may not read what servers own: only as root can a test act as one.
+pub fn stranger() -> Option<Account> {
+    if Account::own().uid == 0 { Account::named("nobody") } else { None }
+}
+
 /// How to make a server.
 #[derive(Debug, Clone)]
 pub struct ScratchBuilder {

@@ -11,7 +11,8 @@ use crate::ui::{Page, Report};
 /// Prove now that backups and WAL archiving work
 ///
 /// Looks at the connection, the role's privileges, the server's settings, clocks and disk space,
-/// and then at the whole loop: finishes a WAL segment and waits until it is in the repository.
+/// and then at the whole loop: finishes a WAL segment and waits until it is in the repository. Of
+/// a server that is reached only through the network, looks at what it needs to send backups.
 /// Ends with 3 when a point fails.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Example:\n  lifeboat check")]

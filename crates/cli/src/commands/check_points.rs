@@ -2,20 +2,22 @@
 
 use std::path::Path;
 
-use lifeboat_engine::{ClusterIdentity, Origin};
+use lifeboat_engine::{ClusterIdentity, Origin, SegmentName, SegmentNo};
 use lifeboat_jobs::facts::BackupFacts;
 use lifeboat_jobs::{succession, wal};
 use lifeboat_postgres::live::backup::PostgresOrigin;
 use lifeboat_postgres::live::conninfo::Wanted;
 use lifeboat_postgres::live::privileges::grants;
+use lifeboat_postgres::live::remote::MAJOR_MIN;
 use lifeboat_postgres::live::server::ServerFacts;
 use lifeboat_postgres::live::session::Session;
 use lifeboat_units::{ByteCount, Clock};
 
 use super::check::Point;
-use super::{check_archiving, check_settings};
+use super::{check_archiving, check_remote, check_settings};
 use crate::app::{Access, App, Opened};
 use crate::error::CliError;
+use crate::origin::{self, Place};
 use crate::ui::{between, seconds};
 
 /// A file system with less free space than this is as good as full.
@@ -48,18 +50,33 @@ pub(crate) fn all(app: &App) -> Vec<Point> {
 }
 
 fn server(app: &App, opened: &Opened, points: &mut Vec<Point>) -> Result<(), CliError> {
-    let facts = ServerFacts::read(&mut Session::open(&app.conninfo()?)?)?;
+    let conninfo = app.conninfo()?;
+    let mut session = Session::open(&conninfo)?;
+    let facts = ServerFacts::read(&mut session)?;
     points.push(Point::good("connection", format!("as role {}", facts.role)));
+    match origin::place(conninfo, app.origin_options(Wanted::Any)?)? {
+        Place::Here(origin) => here(app, opened, &facts, origin, points),
+        Place::Far(why) => far(app, opened, (session, &facts), &why, points),
+    }
+}
+
+/// A server whose data directory can be read here.
+fn here(
+    app: &App,
+    opened: &Opened,
+    facts: &ServerFacts,
+    mut origin: Box<PostgresOrigin>,
+    points: &mut Vec<Point>,
+) -> Result<(), CliError> {
     points.push(Point::good("version", format!("PostgreSQL {}", facts.version)));
-    points.push(privileges(&facts));
-    points.push(clock(app, &facts));
-    points.extend(check_settings::points(app, &facts)?);
+    points.push(privileges(facts));
+    points.push(clock(app, facts));
+    points.extend(check_settings::points(app, facts, false)?);
     if !facts.privileges.suffice_for_backup() {
         return Ok(()); // the rest needs what a backup needs
     }
-    let mut origin = app.origin(Wanted::Any)?;
     if origin.is_standby() {
-        points.push(standby(&facts, origin.primary_trouble()));
+        points.push(standby(facts, origin.primary_trouble()));
     }
     points.push(space("pg_wal space", &origin.data_directory().join("pg_wal")));
     let identity = match origin.identity() {
@@ -73,21 +90,65 @@ fn server(app: &App, opened: &Opened, points: &mut Vec<Point>) -> Result<(), Cli
     let found = format!("{directory}, system {}", identity.system_id);
     points.push(Point::good("data directory", found));
     points.push(same_system(opened, &identity).unwrap_or_else(|e| Point::error("same system", e)));
-    if !facts.archives() && !facts.in_recovery {
-        points.push(Point::failed(
-            "WAL arrives",
-            "not tried: the server does not archive",
-            "see above",
-        ));
+    if facts.archives() {
+        let archiving = check_archiving::point(app, opened, origin.data_directory());
+        points.push(archiving.unwrap_or_else(|e| Point::error("archiving", e)));
+    }
+    points.push(whole_loop(app, opened, (facts, &identity), origin.as_mut()));
+    Ok(())
+}
+
+/// A server that sends its files.
+fn far(
+    app: &App,
+    opened: &Opened,
+    (mut session, facts): (Session, &ServerFacts),
+    why: &str,
+    points: &mut Vec<Point>,
+) -> Result<(), CliError> {
+    let conninfo = app.conninfo()?.only(session.host());
+    let wire = app.settings()?.wire_compression;
+    points.push(Point::good("data directory", format!("the server sends its files: {why}")));
+    points.push(check_remote::version(facts));
+    points.extend(check_remote::points(&mut session, facts, &conninfo, wire)?);
+    points.push(clock(app, facts));
+    points.extend(check_settings::points(app, facts, true)?);
+    drop(session);
+    if facts.major() < MAJOR_MIN {
         return Ok(());
     }
-    let archiving = check_archiving::point(app, opened, origin.data_directory());
-    points.push(archiving.unwrap_or_else(|e| Point::error("archiving", e)));
-    points.push(
-        arrives(app, opened, &mut origin, &identity)
-            .unwrap_or_else(|e| Point::error("WAL arrives", e)),
-    );
+    let mut origin = origin::connect_far(app)?;
+    if origin.is_standby() {
+        points.push(standby(facts, origin.primary_trouble()));
+    }
+    let identity = origin.identity()?;
+    points.push(same_system(opened, &identity).unwrap_or_else(|e| Point::error("same system", e)));
+    points.push(whole_loop(app, opened, (facts, &identity), &mut origin));
     Ok(())
+}
+
+/// Whether WAL gets from the server into the repository.
+fn whole_loop(
+    app: &App,
+    opened: &Opened,
+    (facts, identity): (&ServerFacts, &ClusterIdentity),
+    origin: &mut dyn Origin,
+) -> Point {
+    const NAME: &str = "WAL arrives";
+    let is_received = facts.slots.iter().any(|slot| slot.active);
+    if !facts.archives() && !facts.in_recovery && !is_received {
+        let found = "not tried: the server does not archive, and nobody receives its WAL";
+        return Point::failed(NAME, found, "see above");
+    }
+    let cannot = match origin.cannot_switch() {
+        Ok(cannot) => cannot,
+        Err(error) => return Point::error(NAME, error),
+    };
+    match cannot {
+        None => arrives(app, opened, origin, identity),
+        Some(why) => is_there(app, opened, (facts, identity), &why),
+    }
+    .unwrap_or_else(|error| Point::error(NAME, error))
 }
 
 fn privileges(facts: &ServerFacts) -> Point {
@@ -176,7 +237,7 @@ fn same_system(opened: &Opened, identity: &ClusterIdentity) -> Result<Point, Cli
 fn arrives(
     app: &App,
     opened: &Opened,
-    origin: &mut PostgresOrigin,
+    origin: &mut dyn Origin,
     identity: &ClusterIdentity,
 ) -> Result<Point, CliError> {
     const NAME: &str = "WAL arrives";
@@ -194,6 +255,29 @@ fn arrives(
         format!("segment {segment} did not arrive in {}: {why}", seconds(timeout.as_secs_f64())),
         "the server's log holds what archive_command printed",
     ))
+}
+
+/// Where no segment can be finished: whether the newest that was finished has arrived.
+fn is_there(
+    app: &App,
+    opened: &Opened,
+    (facts, identity): (&ServerFacts, &ClusterIdentity),
+    why: &str,
+) -> Result<Point, CliError> {
+    const NAME: &str = "WAL arrives";
+    let size = identity.log_segment;
+    let number = SegmentNo(facts.lsn.segment(size).0.saturating_sub(1));
+    let segment = SegmentName::new(facts.timeline, number, size);
+    let timeout = app.settings()?.archive_timeout;
+    if wal::wait_for(&opened.ports(app), identity.system_id, segment, timeout)? {
+        let found = format!("segment {segment}, the newest finished one, is there; {why}");
+        return Ok(Point::note(NAME, found, "see privileges: then the next one can be tried"));
+    }
+    let waited = seconds(timeout.as_secs_f64());
+    let found = format!("segment {segment}, the newest finished one, did not arrive in {waited}");
+    let help = "SELECT pg_switch_wal() on the server, and look again; its log holds what \
+                archive_command printed";
+    Ok(Point::failed(NAME, found, help))
 }
 
 fn newest_backup(app: &App, opened: &Opened) -> Result<Point, CliError> {

@@ -1,5 +1,6 @@
 //! The points of `check` that are settings of the server.
 
+use lifeboat_postgres::live::remote::ready::Slot;
 use lifeboat_postgres::live::server::ServerFacts;
 
 use super::check::Point;
@@ -10,16 +11,23 @@ use crate::server_commands::setting;
 /// Summaries that are kept for less are gone before the next daily backup, in minutes.
 const SUMMARY_MINUTES_MIN: u64 = 2 * 24 * 60;
 
-/// Looks at every setting that matters.
-pub(crate) fn points(app: &App, facts: &ServerFacts) -> Result<Vec<Point>, CliError> {
+/// Looks at every setting that matters. Of a server that is `far`, the files on its machine
+/// cannot be seen, and it sends its files instead of having them read.
+pub(crate) fn points(app: &App, facts: &ServerFacts, far: bool) -> Result<Vec<Point>, CliError> {
     if facts.in_recovery && facts.setting("archive_mode") != Some("always") {
-        return Ok(vec![wal_level(facts), checksums(facts)]); // the rest is the primary's
+        // The rest is the primary's.
+        return Ok(vec![wal_level(facts), checksums(facts), summaries(facts, far)]);
     }
-    let wanted = app.server_commands()?.archive();
-    Ok(vec![
-        wal_level(facts),
-        archive_mode(facts),
-        archive_command(facts, &wanted, &app.settings()?.file.display().to_string()),
+    let mut points = vec![wal_level(facts)];
+    if facts.archives() || !facts.slots.iter().any(|slot| slot.active) {
+        let command = app.server_commands()?.archive();
+        let config = app.settings()?.file.display().to_string();
+        points.push(archive_mode(facts));
+        points.push(archive_command(facts, &Wanted { command, config, far }));
+        points.push(archiver(facts));
+    }
+    points.extend(facts.slots.iter().map(slot));
+    points.extend([
         switched_on(
             facts,
             "full_page_writes",
@@ -27,9 +35,36 @@ pub(crate) fn points(app: &App, facts: &ServerFacts) -> Result<Vec<Point>, CliEr
         ),
         switched_on(facts, "fsync", "a crash of the machine can destroy the database itself"),
         checksums(facts),
-        summaries(facts),
-        archiver(facts),
-    ])
+        summaries(facts, far),
+    ]);
+    Ok(points)
+}
+
+/// Physical slots hand WAL to receivers and standbys, and keep what these have not taken.
+fn slot(slot: &Slot) -> Point {
+    const NAME: &str = "replication slot";
+    let name = &slot.name;
+    match slot {
+        Slot { lost: true, .. } => Point::failed(
+            NAME,
+            format!("`{name}` was given up: the server removed WAL that it should have kept"),
+            "lifeboat wal receive --create-slot, then lifeboat backup; or: \
+             SELECT pg_drop_replication_slot(…)",
+        ),
+        Slot { active: true, .. } => Point::good(NAME, format!("`{name}` is being received")),
+        Slot { active: false, .. } => Point::note(
+            NAME,
+            format!("nobody receives through `{name}`: the server keeps all WAL for it"),
+            "lifeboat wal receive (as a service), or start the standby that it is for",
+        ),
+    }
+}
+
+/// What `archive_command` should be.
+struct Wanted {
+    command: String,
+    config: String,
+    far: bool,
 }
 
 fn wal_level(facts: &ServerFacts) -> Point {
@@ -50,22 +85,33 @@ fn archive_mode(facts: &ServerFacts) -> Point {
     }
 }
 
-fn archive_command(facts: &ServerFacts, wanted: &str, config: &str) -> Point {
+fn archive_command(facts: &ServerFacts, wanted: &Wanted) -> Point {
     const NAME: &str = "archive_command";
     if let Some(library) = facts.setting("archive_library").filter(|library| !library.is_empty()) {
         let found = format!("archive_library `{library}` is used instead");
         return Point::failed(NAME, found, "archive_library = '', and a restart");
     }
-    let help = || format!("{}\nthen: SELECT pg_reload_conf()", setting(NAME, wanted));
+    let help = || {
+        let line = setting(NAME, &wanted.command);
+        match wanted.far {
+            false => format!("{line}\nthen: SELECT pg_reload_conf()"),
+            true => format!(
+                "on the server's machine, with lifeboat, this configuration and its key there:\n\
+                 {line}\nor here, as a service: lifeboat wal receive --create-slot"
+            ),
+        }
+    };
     match facts.setting(NAME) {
         None => hidden(NAME),
         Some("" | "(disabled)") => Point::failed(NAME, "not set", help()),
-        Some(command) if command == wanted => {
+        Some(command) if command == wanted.command => {
             Point::good(NAME, "this lifeboat and this configuration")
         }
         Some(command) if command.contains("wal push") && command.contains("%p") => {
+            let config = &wanted.config;
             let here = config.replace('%', "%%");
-            if command.contains(&here) {
+            // On another machine the configuration may lie where it likes.
+            if wanted.far || command.contains(&here) {
                 Point::good(NAME, command)
             } else {
                 Point::note(NAME, command, format!("it does not name this configuration, {config}"))
@@ -96,26 +142,30 @@ fn checksums(facts: &ServerFacts) -> Point {
 }
 
 /// Advice only: without summaries a backup reads everything.
-fn summaries(facts: &ServerFacts) -> Point {
+fn summaries(facts: &ServerFacts, far: bool) -> Point {
     const NAME: &str = "summarize_wal";
+    let reads = if far { "the server sends" } else { "a backup reads" };
     if facts.major() < 17 {
-        return Point::good(NAME, "before PostgreSQL 17 a backup reads everything");
+        return Point::good(NAME, format!("before PostgreSQL 17 {reads} everything"));
     }
+    let on = format!("on: {reads} only what changed");
     match (facts.setting(NAME), facts.setting("wal_summary_keep_time")) {
         // In minutes; 0 keeps them for ever.
         (Some("on"), Some(minutes)) => match minutes.parse::<u64>() {
             Ok(minutes @ 1..SUMMARY_MINUTES_MIN) => Point::note(
                 NAME,
                 format!("on, but summaries go after {minutes} minutes"),
-                "wal_summary_keep_time = '10d': longer than the time between two backups, else a \
-                 backup reads everything",
+                format!(
+                    "wal_summary_keep_time = '10d': longer than the time between two backups, \
+                     else {reads} everything"
+                ),
             ),
-            _ => Point::good(NAME, "on: a backup reads only what changed"),
+            _ => Point::good(NAME, on),
         },
-        (Some("on"), None) => Point::good(NAME, "on: a backup reads only what changed"),
+        (Some("on"), None) => Point::good(NAME, on),
         _ => Point::note(
             NAME,
-            "off: a backup reads everything to find what changed",
+            format!("off: {reads} everything to find what changed"),
             "summarize_wal = 'on', then: SELECT pg_reload_conf()",
         ),
     }

@@ -3,29 +3,27 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use lifeboat_engine::{ClusterIdentity, Origin};
+use lifeboat_engine::ClusterIdentity;
 use lifeboat_jobs::succession;
-use lifeboat_postgres::live::backup::{OriginOptions, PostgresOrigin};
-use lifeboat_postgres::live::cluster::{Account, Binaries, Places, running_postmaster};
-use lifeboat_postgres::live::conninfo::Conninfo;
-use lifeboat_postgres::live::server::ServerFacts;
+use lifeboat_postgres::live::cluster::Account;
 use lifeboat_repo::repository::identify;
 use lifeboat_repo::{
     Cluster, ClusterName, Keyring, Protection, RepoError, Repository, SystemEntropy,
 };
 use lifeboat_store::Store;
 use lifeboat_units::{Clock, Secret};
-use serde::Serialize;
 
+use super::init_report::{Made, Remote};
+use super::init_server::{Far, Server};
 use super::init_settings::{self, Setting};
-use crate::app::{self, App};
+use super::wal_receive;
+use crate::app::App;
 use crate::config::{self, PLACES, sample};
 use crate::error::{CliError, Trouble, usage};
 use crate::exit::Outcome;
 use crate::files;
 use crate::secrets;
 use crate::server_commands::{ServerCommands, shell_word};
-use crate::ui::{Page, Report};
 
 /// Connect to a server, make the repository and its keys, write the configuration
 ///
@@ -34,12 +32,20 @@ use crate::ui::{Page, Report};
 /// PostgreSQL, or sets it with --apply. A repository that is there already is used, when the
 /// passphrase opens it.
 ///
+/// Where the server's data directory cannot be read, as that of a server on another machine, a
+/// connection is enough: it prints what to set on the server's machine, how its WAL is received
+/// from here where nothing runs there, and what the role lacks. --apply does what goes through a
+/// connection and says what does not. A standby will do: its primary archives.
+///
 /// The repository is encrypted by a passphrase: from --passphrase-file, from LIFEBOAT_PASSPHRASE,
 /// or asked for at a terminal. Whoever loses it loses the backups.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Example:\n  \
     sudo -u postgres lifeboat --config /etc/lifeboat/lifeboat.toml init \\\n    \
-    --pg 'host=/run/postgresql user=postgres' --repo file:///srv/lifeboat --apply")]
+    --pg 'host=/run/postgresql user=postgres' --repo file:///srv/lifeboat --apply\n\n\
+    Example: a server on another machine:\n  \
+    lifeboat init --repo file:///srv/lifeboat \\\n    \
+    --pg 'host=db1.example.org user=lifeboat dbname=postgres sslmode=verify-full'")]
 pub(crate) struct Args {
     /// Name of this cluster in the repository
     #[arg(long, value_name = "NAME", default_value = config::keys::CLUSTER.default, value_parser = cluster_name)]
@@ -76,7 +82,7 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<Outcome, CliError> {
     if file.exists() && !args.force {
         return Err(Trouble::ConfigExists { path: file }.into());
     }
-    let mut server = Server::look(args)?;
+    let mut server = Server::look(&args.pg)?;
     let passphrase = passphrase(args)?;
     let made = make_repository(app, args, passphrase.as_ref(), &server)?;
     let key_file = file.with_file_name("lifeboat.key");
@@ -85,11 +91,14 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<Outcome, CliError> {
         succession::record(&made.cluster, app.clock.now(), &server.identity)?;
     }
     let commands = ServerCommands::new(&file, &[])?;
-    let mut settings = init_settings::wanted(&server.facts, &commands);
+    let is_far = server.as_far().is_some();
+    let mut settings = init_settings::wanted(&server.facts, &commands, is_far);
     if args.apply {
-        init_settings::apply(server.origin.session()?, &mut settings)?;
+        init_settings::apply(server.session()?, &mut settings)?;
     }
+    let refused = settings.iter().any(|setting| setting.refused && !setting.optional);
     app.ui.emit(&Made {
+        remote: server.as_far().map(|far| remote(far, &file)),
         config: file,
         key_file,
         repository: made.cluster.store().location(),
@@ -98,13 +107,26 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<Outcome, CliError> {
         cluster: args.name.to_string(),
         system_id: server.identity.system_id.to_string(),
         server_version: server.facts.version.clone(),
-        data_directory: server.origin.data_directory().to_owned(),
+        data_directory: server.data_directory().map(Path::to_owned),
+        standby: server.facts.in_recovery,
         checksums: server.identity.checksums,
         applied: args.apply,
-        restart_needed: settings.iter().any(|setting| setting.restart && !setting.holds),
+        restart_needed: settings.iter().any(Setting::waits_for_restart),
         settings,
     })?;
-    Ok(Outcome::Done)
+    Ok(if refused { Outcome::Findings } else { Outcome::Done })
+}
+
+fn remote(far: &Far, config: &Path) -> Remote {
+    let config = shell_word(&config.display().to_string());
+    Remote {
+        server: far.server(),
+        why: far.why.clone(),
+        is_near: far.is_near,
+        troubles: far.troubles.clone(),
+        receive_command: format!("lifeboat --config {config} wal receive --create-slot"),
+        slot: wal_receive::SLOT,
+    }
 }
 
 /// Where the configuration goes.
@@ -114,53 +136,6 @@ fn place(app: &App) -> Result<PathBuf, CliError> {
     let named = named.or_else(|| config::variable(config::CONFIG_VARIABLE).map(PathBuf::from));
     let path = named.unwrap_or_else(|| PathBuf::from(default));
     Ok(std::path::absolute(&path).map_err(files::failed("find", &path))?)
-}
-
-/// The server as it was found.
-struct Server {
-    conninfo: String,
-    origin: PostgresOrigin,
-    identity: ClusterIdentity,
-    facts: ServerFacts,
-    owner: Account,
-}
-
-impl Server {
-    fn look(args: &Args) -> Result<Self, CliError> {
-        let conninfo = Conninfo::read(&args.pg, &config::connection_variable)?;
-        if Conninfo::read(&args.pg, &|name| (name == "USER").then(|| "x".into()))
-            .is_ok_and(|given| given.hosts.iter().any(|host| host.password.is_some()))
-        {
-            return Err(usage(
-                "--pg holds a password, which everybody who can list processes sees",
-                "put it into a password file (~/.pgpass, mode 0600) or PGPASSWORD",
-            )
-            .into());
-        }
-        // What came from the environment now will not be there when PostgreSQL archives.
-        let text = if args.pg.is_empty() { conninfo.to_string() } else { args.pg.clone() };
-        let mut origin = PostgresOrigin::connect(conninfo, OriginOptions::default())?;
-        let identity = origin.identity()?;
-        let facts = ServerFacts::read(origin.session()?)?;
-        let owner = Account::owner_of(origin.data_directory())?;
-        Ok(Self { conninfo: text, origin, identity, facts, owner })
-    }
-}
-
-impl Server {
-    /// Where the running server's programs are, when they would not be found there.
-    fn unusual_binaries(&self) -> Option<PathBuf> {
-        let major = self.identity.major;
-        let plain = Places { by_major: Vec::new(), ..app::places(None) };
-        if Binaries::find(major, &plain).is_ok() {
-            return None;
-        }
-        let server = running_postmaster(self.origin.data_directory()).ok()??;
-        let program = std::fs::read_link(format!("/proc/{}/exe", server.pid)).ok()?;
-        let given = program.parent().map(Path::to_owned);
-        let found = Binaries::find(major, &Places { given, ..plain }).ok()?;
-        Some(found.directory().to_owned())
-    }
 }
 
 /// How the keys are to be protected; `None` without encryption.
@@ -256,6 +231,8 @@ fn write_files(
     };
     let binaries = server.unusual_binaries();
     let written = sample::Written {
+        far: server.as_far().is_some(),
+        standby: server.facts.in_recovery,
         binaries: binaries.as_deref().and_then(Path::to_str),
         cluster: args.name.as_str(),
         conninfo: &server.conninfo,
@@ -266,56 +243,4 @@ fn write_files(
     files::give(key_file, server.owner)?;
     files::write(file, &written.text(), 0o644)?;
     Ok(files::give(file, server.owner)?)
-}
-
-/// What was made, and what is left to do.
-#[derive(Debug, Serialize)]
-struct Made {
-    config: PathBuf,
-    key_file: PathBuf,
-    repository: String,
-    repository_is_new: bool,
-    encrypted: bool,
-    cluster: String,
-    system_id: String,
-    server_version: String,
-    data_directory: PathBuf,
-    checksums: bool,
-    applied: bool,
-    settings: Vec<Setting>,
-    restart_needed: bool,
-}
-
-impl Report for Made {
-    fn text(&self, page: &mut Page) {
-        let tick = page.tick();
-        let made = if self.repository_is_new { "made" } else { "found" };
-        let keys = if self.encrypted { "encrypted by your passphrase" } else { "NOT encrypted" };
-        page.line(format!(
-            "{tick} PostgreSQL {} in {}, system {}",
-            self.server_version,
-            self.data_directory.display(),
-            self.system_id
-        ));
-        page.line(format!("{tick} repository {made} in {}, {keys}", self.repository));
-        page.line(format!("{tick} configuration {}", self.config.display()));
-        page.line(format!("{tick} this host's key {}", self.key_file.display()));
-        if !self.checksums {
-            let note = page.note();
-            page.line(format!(
-                "{note} the server has no page checksums: damage on its disk may go unseen"
-            ));
-        }
-        init_settings::text(page, &self.settings, self.applied);
-        page.line("");
-        if self.encrypted {
-            page.line("Keep the passphrase somewhere else too: without it no backup can be read.");
-        }
-        let restart =
-            if self.restart_needed { "Restart PostgreSQL, then prove" } else { "Now prove" };
-        let config = shell_word(&self.config.display().to_string());
-        page.line(format!("{restart} that it works, and take the first backup:"));
-        page.line(format!("  lifeboat --config {config} check"));
-        page.line(format!("  lifeboat --config {config} backup"));
-    }
 }

@@ -11,6 +11,9 @@ use crate::error::{CliError, Trouble};
 use crate::exit::Outcome;
 use crate::ui::{Page, counted};
 
+/// The replication slot, unless another one is named.
+pub(crate) const SLOT: &str = "lifeboat";
+
 /// Receive WAL while it is written, as a service
 ///
 /// Streams through a physical replication slot and stores what comes: finished segments as
@@ -29,7 +32,7 @@ use crate::ui::{Page, counted};
     the server:\n  lifeboat wal receive --create-slot --synchronous")]
 pub(crate) struct Args {
     /// Replication slot: a-z, 0-9 and `_`
-    #[arg(long, value_name = "NAME", default_value = "lifeboat")]
+    #[arg(long, value_name = "NAME", default_value = SLOT)]
     slot: String,
     /// Make the slot when it is missing, and replace it when the server gave it up
     #[arg(long)]

@@ -33,6 +33,10 @@ pub(crate) struct Written<'a> {
     pub cluster: &'a str,
     /// Connection string.
     pub conninfo: &'a str,
+    /// Whether the server is reached only through the network.
+    pub far: bool,
+    /// Whether it is a standby.
+    pub standby: bool,
     /// Where the server's programs are, when they are in none of the usual places.
     pub binaries: Option<&'a str>,
     /// Address of the repository.
@@ -46,10 +50,21 @@ impl Written<'_> {
     pub fn text(&self) -> String {
         let mut text = format!(
             "# lifeboat: every key is explained in `man lifeboat.toml` or docs/reference/config.md\n\
-             cluster = {}\n\n[postgres]\nconninfo = {}\n",
+             cluster = {}\n\n[postgres]\n",
             quoted(self.cluster),
-            quoted(self.conninfo),
         );
+        if self.far {
+            text.push_str(
+                "# Its data directory cannot be read here: the server sends its files.\n",
+            );
+        }
+        let _ = writeln!(text, "conninfo = {}", quoted(self.conninfo));
+        if self.standby {
+            text.push_str(
+                "# How to reach the primary, when it is not where the standby receives WAL from:\n\
+                 # primary = \"host=db1.example.org user=lifeboat dbname=postgres\"\n",
+            );
+        }
         if let Some(path) = self.binaries {
             let _ = writeln!(text, "binaries = {}", quoted(path));
         }
@@ -62,8 +77,14 @@ impl Written<'_> {
                 "# passphrase-file = \"/etc/lifeboat/passphrase\"   # or LIFEBOAT_PASSPHRASE\n",
             ),
         }
+        text.push_str("# compression = \"auto\"\n\n");
+        if self.far {
+            text.push_str(
+                "[backup]\n# wire-compression = \"auto\"   # how the server compresses\n\n",
+            );
+        }
         text.push_str(
-            "# compression = \"auto\"\n\n[retention]\n\
+            "[retention]\n\
              # What `lifeboat expire` keeps; without a rule it keeps everything.\n\
              # keep-backups = 14\n# keep-window = \"30d\"\n",
         );
@@ -131,6 +152,8 @@ mod tests {
         let written = Written {
             cluster: "main",
             binaries: Some("/opt/pg/bin"),
+            far: true,
+            standby: true,
             conninfo: "host='/run/my \\'pg\\'' user=\"x\"",
             url: "file:///srv/a%20b",
             passphrase_file: Some("/a \"b\"/c\\d"),

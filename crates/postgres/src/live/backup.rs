@@ -4,7 +4,7 @@ mod control;
 mod here;
 mod origin;
 pub(in crate::live) mod segment;
-mod standby;
+pub(in crate::live) mod standby;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -24,7 +24,7 @@ use super::server::{lsn, position};
 use super::session::Session;
 use crate::control::ControlFile;
 use crate::scan::Skipped;
-use standby::Standby;
+use standby::{Replayed, Standby};
 
 /// How a backup treats its server.
 #[derive(Debug, Clone)]
@@ -264,7 +264,7 @@ impl PostgresOrigin {
             let session = self.session.as_mut().ok_or(LiveError::Order("there is no session"))?;
             at = standby::time_at(session, stop)?;
             let (_, control) = read_control(&self.directory)?;
-            standby.finish_last(stop, timeline, &control);
+            standby.finish_last(stop, Replayed { timeline, ..Replayed::of(&control) });
         }
         let mut files = Vec::new();
         for (path, column) in [("backup_label", 1), ("tablespace_map", 2)] {
@@ -281,8 +281,9 @@ impl PostgresOrigin {
         let Some(mut standby) = self.standby.take() else {
             return segment::finish(self.session()?, size);
         };
-        let switched = read_control(&self.directory)
-            .and_then(|(_, control)| standby.finish_segment(self.session()?, &control));
+        let switched = read_control(&self.directory).and_then(|(_, control)| {
+            standby.finish_segment(self.session()?, Replayed::of(&control))
+        });
         self.standby = Some(standby);
         switched
     }

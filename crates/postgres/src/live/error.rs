@@ -254,7 +254,7 @@ impl LiveError {
 
     /// A role without the attribute that replication needs.
     pub(crate) fn replication_privilege(role: &str, doing: &'static str) -> Self {
-        let grants = format!("ALTER ROLE {} REPLICATION;\n", privileges::quote_identifier(role));
+        let grants = privileges::replication_grant(role);
         Self::Privilege { role: role.to_owned(), doing, grants }
     }
 

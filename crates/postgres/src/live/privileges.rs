@@ -20,6 +20,10 @@ pub struct Privileges {
     pub read_settings: bool,
     /// Read the control file through functions.
     pub control: bool,
+    /// Open replication connections.
+    pub replication: bool,
+    /// Read files of the data directory through functions.
+    pub read_file: bool,
 }
 
 impl Privileges {
@@ -37,13 +41,16 @@ impl Privileges {
         let [start, stop] = backup_functions(session.major());
         let sql = format!(
             "SELECT (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user), \
-             {}, {}, {}, {}, pg_catalog.pg_has_role('pg_read_all_settings', 'USAGE'), {} AND {}",
+             {}, {}, {}, {}, pg_catalog.pg_has_role('pg_read_all_settings', 'USAGE'), {} AND {}, \
+             (SELECT rolsuper OR rolreplication FROM pg_catalog.pg_roles \
+              WHERE rolname = current_user), {}",
             may(start),
             may(stop),
             may("pg_switch_wal()"),
             may("pg_create_restore_point(text)"),
             may("pg_control_system()"),
             may("pg_control_checkpoint()"),
+            may(READ_FILE),
         );
         let row = session.ask("reading the role's privileges", &sql, &[])?;
         Ok(Self {
@@ -54,9 +61,14 @@ impl Privileges {
             restore_point: row.get(4),
             read_settings: row.get(5),
             control: row.get(6),
+            replication: row.get(7),
+            read_file: row.get(8),
         })
     }
 }
+
+/// The function through which a page is looked at again when it came torn.
+const READ_FILE: &str = "pg_read_binary_file(text, bigint, bigint, boolean)";
 
 fn may(function: &str) -> String {
     format!("pg_catalog.has_function_privilege('pg_catalog.{function}', 'EXECUTE')")
@@ -88,6 +100,22 @@ pub fn grants(major: u32, role: &str) -> String {
             .push_str(&format!("GRANT EXECUTE ON FUNCTION pg_catalog.{function} TO {role};\n"));
     }
     statements
+}
+
+/// The statement that lets `role` take backups over the network.
+pub fn replication_grant(role: &str) -> String {
+    format!("ALTER ROLE {} REPLICATION;\n", quote_identifier(role))
+}
+
+/// The statements that let `role` do what a backup over the network can do without, one per line:
+/// see at its beginning that WAL arrives, and look again at a page that came torn.
+///
+/// - To be run in the database that the role connects to.
+/// - Checked by: `a_role_with_only_the_guides_grants_takes_remote_backups`, on 15 and 18.
+pub fn optional_remote_grants(role: &str) -> String {
+    let role = quote_identifier(role);
+    let grant = |function| format!("GRANT EXECUTE ON FUNCTION pg_catalog.{function} TO {role};\n");
+    ["pg_switch_wal()", READ_FILE].map(grant).concat()
 }
 
 /// Quotes a name for SQL.

@@ -8,6 +8,7 @@ use lifeboat_units::{ByteCount, Timestamp};
 
 use super::error::LiveError;
 use super::privileges::Privileges;
+use super::remote::ready::Slot;
 use super::session::Session;
 
 /// Settings that backups, checks and restores look at.
@@ -72,6 +73,8 @@ pub struct ServerFacts {
     pub settings: BTreeMap<String, String>,
     /// What the archiver did.
     pub archiver: Archiver,
+    /// Physical replication slots.
+    pub slots: Vec<Slot>,
 }
 
 /// `pg_stat_archiver`.
@@ -154,6 +157,7 @@ impl ServerFacts {
             privileges: Privileges::of(session)?,
             settings,
             archiver: Archiver::of(session)?,
+            slots: Slot::all(session)?,
         })
     }
 

@@ -23,16 +23,17 @@ pub struct Session {
     client: Client,
     role: String,
     version_num: u32,
+    host: usize,
 }
 
 impl Session {
     /// Connects to the first of the hosts that lets us in.
     pub fn open(conninfo: &Conninfo) -> Result<Self, LiveError> {
         let mut last = None;
-        for host in &conninfo.hosts {
+        for (number, host) in conninfo.hosts.iter().enumerate() {
             match connect(conninfo, host) {
                 Ok(client) => {
-                    let mut session = Self::prepare(client)?;
+                    let mut session = Self { host: number, ..Self::prepare(client)? };
                     if session.is_wanted(conninfo.wanted)? {
                         return Ok(session);
                     }
@@ -62,7 +63,7 @@ impl Session {
         if version_num >= 170_000 {
             client.batch_execute("SET transaction_timeout = 0").map_err(failed)?;
         }
-        Ok(Self { client, role: row.get(1), version_num })
+        Ok(Self { client, role: row.get(1), version_num, host: 0 })
     }
 
     /// Whether this is the kind of server that the connection string asks for.
@@ -79,6 +80,11 @@ impl Session {
     /// The role that statements run as.
     pub fn role(&self) -> &str {
         &self.role
+    }
+
+    /// Which of the connection string's hosts this is, counted from 0.
+    pub fn host(&self) -> usize {
+        self.host
     }
 
     /// Such as 180006.

@@ -80,6 +80,7 @@ fn main_fork(path: &str) -> Option<(Fork, u32)> {
 }
 
 #[cfg(test)]
+#[expect(clippy::single_range_in_vec_init, reason = "one range is meant")]
 mod tests {
     use lifeboat_engine::{SegmentSize, SystemId};
 

@@ -9,7 +9,9 @@
 
 use std::time::{Duration, Instant};
 
-use lifeboat_engine::{Lsn, SegmentName, SegmentNo, SegmentSwitch, SystemId, TimelineId};
+use lifeboat_engine::{
+    Lsn, SegmentName, SegmentNo, SegmentSize, SegmentSwitch, SystemId, TimelineId,
+};
 use lifeboat_units::{Cancel, Timestamp};
 
 use super::segment;
@@ -22,8 +24,51 @@ use crate::live::session::Session;
 /// Pause between two looks at how far replay is.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// Which WAL a standby replays.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::live) struct Replayed {
+    /// Its system.
+    pub system: SystemId,
+    /// The timeline.
+    pub timeline: TimelineId,
+    /// Size of its segments.
+    pub segment: SegmentSize,
+}
+
+impl Replayed {
+    /// As the standby's control file says.
+    pub fn of(control: &ControlFile) -> Self {
+        let timeline = replayed_timeline(control);
+        Self { system: control.system_id, timeline, segment: control.log_segment }
+    }
+
+    /// As the standby itself says, which is of the same control file. An error when it is a
+    /// standby no more.
+    pub fn ask(session: &mut Session) -> Result<Self, LiveError> {
+        const DOING: &str = "reading what the standby replays";
+        let row = session.ask(
+            DOING,
+            "SELECT s.system_identifier, i.bytes_per_wal_segment, c.timeline_id, \
+             r.min_recovery_end_timeline, pg_catalog.pg_is_in_recovery() \
+             FROM pg_catalog.pg_control_system() s, pg_catalog.pg_control_init() i, \
+             pg_catalog.pg_control_checkpoint() c, pg_catalog.pg_control_recovery() r",
+            &[],
+        )?;
+        if !row.get::<_, bool>(4) {
+            return Err(LiveError::Promoted);
+        }
+        let number = |at| row.get::<_, i32>(at) as u32;
+        let segment = SegmentSize::new(u64::from(number(1)));
+        Ok(Self {
+            system: SystemId(row.get::<_, i64>(0) as u64),
+            timeline: TimelineId(if number(3) == 0 { number(2) } else { number(3) }),
+            segment: segment.map_err(|_| LiveError::Answer { doing: DOING })?,
+        })
+    }
+}
+
 /// The standby's side of a backup: its primary, and how far replay must be.
-pub(super) struct Standby {
+pub(in crate::live) struct Standby {
     /// How to reach the primary, or why that is not known.
     way: Result<Conninfo, String>,
     /// The session there, when there is one.
@@ -84,16 +129,15 @@ impl Standby {
     pub fn finish_segment(
         &mut self,
         session: &mut Session,
-        control: &ControlFile,
+        ours: Replayed,
     ) -> Result<SegmentSwitch, LiveError> {
-        let size = control.log_segment;
-        let ours = replayed_timeline(control);
+        let size = ours.segment;
         let Some(primary) = self.connect() else {
             let (_, replayed) = position(session, true)?;
             let number = SegmentNo(replayed.segment(size).0.saturating_sub(1));
-            return Ok(SegmentSwitch { segment: SegmentName::new(ours, number, size) });
+            return Ok(SegmentSwitch { segment: SegmentName::new(ours.timeline, number, size) });
         };
-        same_cluster(primary, control.system_id, ours)?;
+        same_cluster(primary, ours)?;
         let (_, follow) = position(primary, false)?;
         let switched = segment::finish(primary, size)?;
         self.follow = Some(follow);
@@ -131,11 +175,11 @@ impl Standby {
 
     /// Makes sure, where the primary can be reached, that it finishes the segment that holds the
     /// end of the backup. What fails here shows when the segment does not arrive.
-    pub fn finish_last(&mut self, stop: Lsn, ours: TimelineId, control: &ControlFile) {
-        let (system, size) = (control.system_id, control.log_segment);
+    pub fn finish_last(&mut self, stop: Lsn, ours: Replayed) {
+        let size = ours.segment;
         let Some(primary) = self.connect() else { return };
         let mut finish = || -> Result<(), LiveError> {
-            same_cluster(primary, system, ours)?;
+            same_cluster(primary, ours)?;
             let (_, written) = position(primary, false)?;
             if written.segment_before(size) <= stop.segment_before(size) {
                 segment::finish(primary, size)?;
@@ -165,19 +209,15 @@ impl Standby {
 }
 
 /// Checks that the primary writes what this standby replays.
-fn same_cluster(
-    primary: &mut Session,
-    system: SystemId,
-    timeline: TimelineId,
-) -> Result<(), LiveError> {
+fn same_cluster(primary: &mut Session, ours: Replayed) -> Result<(), LiveError> {
     let sql = "SELECT system_identifier FROM pg_control_system()";
     let row = primary.ask("reading the primary's system identifier", sql, &[])?;
     let theirs = SystemId(row.get::<_, i64>(0) as u64);
     let (written, _) = position(primary, false)?;
-    if theirs != system || written != timeline {
+    if theirs != ours.system || written != ours.timeline {
         return Err(LiveError::OtherPrimary {
             primary: (theirs, written),
-            standby: (system, timeline),
+            standby: (ours.system, ours.timeline),
         });
     }
     Ok(())
@@ -209,7 +249,6 @@ pub(super) fn servers_minimum(session: &mut Session) -> Result<Lsn, LiveError> {
 /// Waits until replay has reached the backup's end, and gives a time that is not before any
 /// transaction in the backup: the standby's clock, or the primary's when that is ahead.
 pub(super) fn time_at(session: &mut Session, stop: Lsn) -> Result<Timestamp, LiveError> {
-    const DOING: &str = "reading the time of the last transaction";
     const LOOKS_MAX: u32 = 100;
     for _ in 0..LOOKS_MAX {
         let (_, replayed) = position(session, true)?;
@@ -218,6 +257,12 @@ pub(super) fn time_at(session: &mut Session, stop: Lsn) -> Result<Timestamp, Liv
         }
         std::thread::sleep(PAUSE);
     }
+    time_now(session)
+}
+
+/// A time that is not before any transaction that was replayed.
+pub(in crate::live) fn time_now(session: &mut Session) -> Result<Timestamp, LiveError> {
+    const DOING: &str = "reading the time of the last transaction";
     let sql = "SELECT (extract(epoch FROM greatest(clock_timestamp(), \
                pg_last_xact_replay_timestamp())) * 1000000)::int8";
     let row = session.ask(DOING, sql, &[])?;

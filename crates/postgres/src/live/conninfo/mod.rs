@@ -119,6 +119,20 @@ impl Conninfo {
         raw.retain(|_, value| !value.is_empty());
         build(&raw, environment)
     }
+
+    /// Whether the text itself holds a password; one that it leads to, as by `passfile`, is none.
+    pub fn holds_password(text: &str) -> Result<bool, ConninfoError> {
+        Ok(parse::split(text)?.get("password").is_some_and(|password| !password.is_empty()))
+    }
+
+    /// The same for one of the servers only, counted from 0.
+    #[must_use]
+    pub fn only(mut self, host: usize) -> Self {
+        if host < self.hosts.len() {
+            self.hosts = vec![self.hosts.swap_remove(host)];
+        }
+        self
+    }
 }
 
 /// Reads only where the servers are, and nothing of who logs in and how: for the

@@ -85,3 +85,10 @@ fn values_are_quoted_so_that_libpq_reads_them_back() {
     assert_eq!(quote(""), "''");
     assert_eq!(quote(r"a 'b\"), r"'a \'b\\'");
 }
+
+#[test]
+fn a_password_in_the_text_is_told_from_one_that_it_leads_to() {
+    let holds = |text: &str| Conninfo::holds_password(text).unwrap();
+    assert!(holds("host=/tmp password=y") && holds("postgresql://x:y@db/"));
+    assert!(!holds("host=/tmp passfile=/home/al/.pgpass") && !holds("service=main password=''"));
+}

@@ -41,24 +41,31 @@ impl FromStr for WireCompression {
 }
 
 impl WireCompression {
+    /// The kind of compression that is asked for, in the server's words; `None` for plain data.
+    pub fn kind(self, conninfo: &Conninfo) -> Option<&'static str> {
+        match self {
+            Self::None => None,
+            Self::Auto if is_near(conninfo) => None,
+            Self::Auto | Self::Lz4 => Some("lz4"),
+            Self::Zstd(_) => Some("zstd"),
+        }
+    }
+
     /// Options of BASE_BACKUP that say so, in the order in which they are to be tried: a server
     /// may be built without one kind.
     pub fn options(self, conninfo: &Conninfo) -> Vec<String> {
-        let lz4 = || ", COMPRESSION 'lz4'".to_owned();
-        let first = match self {
-            Self::None => None,
-            Self::Auto if is_near(conninfo) => None,
-            Self::Auto | Self::Lz4 => Some(lz4()),
+        let first = self.kind(conninfo).map(|kind| match self {
             Self::Zstd(level) => {
-                Some(format!(", COMPRESSION 'zstd', COMPRESSION_DETAIL 'level={level}'"))
+                format!(", COMPRESSION '{kind}', COMPRESSION_DETAIL 'level={level}'")
             }
-        };
+            _ => format!(", COMPRESSION '{kind}'"),
+        });
         first.into_iter().chain([String::new()]).collect()
     }
 }
 
 /// Whether every server of the connection string is on this machine.
-fn is_near(conninfo: &Conninfo) -> bool {
+pub fn is_near(conninfo: &Conninfo) -> bool {
     conninfo.hosts.iter().all(|host| match &host.endpoint {
         Endpoint::Socket(_) => true,
         Endpoint::Tcp(name, address) => match address.or_else(|| name.parse().ok()) {

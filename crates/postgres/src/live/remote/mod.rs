@@ -6,12 +6,14 @@
 //! | `payload` | the bytes of one archive |
 //! | `stream` | the files in them |
 //! | [`compression`] | compression on the way |
+//! | [`ready`] | whether a server can send backups |
 //! | [`error`] | [`error::RemoteError`] |
 
 pub mod compression;
 pub mod error;
 mod payload;
 mod pump;
+pub mod ready;
 mod stream;
 
 use std::path::Path;
@@ -21,9 +23,10 @@ use lifeboat_engine::{
     BackupStart, BackupStop, ClusterIdentity, Earlier, EarlierFile, EngineError, GeneratedFile,
     Listing, Lsn, Origin, SegmentSize, SegmentSwitch, Source, Streamed, SystemId, Tablespace,
 };
-use lifeboat_units::Timestamp;
+use lifeboat_units::{Cancel, Timestamp};
 
 use super::backup::segment;
+use super::backup::standby::{self, Replayed, Standby};
 use super::conninfo::Conninfo;
 use super::error::LiveError;
 use super::privileges::Privileges;
@@ -42,19 +45,33 @@ const SILENCE_MAX: Duration = Duration::from_secs(30 * 60);
 const MANIFEST_BYTES: usize = 64 << 10;
 
 /// How a backup over the network treats its server.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct RemoteOptions {
     /// Compression on the way.
     pub compression: WireCompression,
+    /// How a standby's primary can be reached, when it is neither among the hosts of the
+    /// connection nor where the standby receives WAL from.
+    pub primary: Option<Conninfo>,
+    /// How long a standby may take to replay what its primary has written.
+    pub patience: Duration,
+    /// Ends waiting.
+    pub cancel: Cancel,
 }
+
+/// The first version whose backups are understood: before, one archive came after the other, each
+/// in a stream of its own.
+pub const MAJOR_MIN: u32 = 15;
 
 /// A running server that sends its files over the replication protocol.
 ///
 /// Beside the replication connection, which can do nothing else meanwhile, there is an ordinary
 /// session for all questions.
 pub struct RemoteOrigin {
+    /// Leads to the one server that let the first session in.
     conninfo: Conninfo,
-    options: RemoteOptions,
+    compression: WireCompression,
+    /// When the server is one.
+    standby: Option<Standby>,
     session: Option<Session>,
     /// Opened by `offer`, used by `start`.
     replication: Option<Connection>,
@@ -66,19 +83,33 @@ pub struct RemoteOrigin {
 impl RemoteOrigin {
     /// Connects. Refuses versions whose protocol is another (before 15), and unknown ones.
     pub fn connect(conninfo: Conninfo, options: RemoteOptions) -> Result<Self, LiveError> {
-        let session = Session::open(&conninfo)?;
-        if session.major() < 15 {
+        let mut session = Session::open(&conninfo)?;
+        if session.major() < MAJOR_MIN {
             let (doing, major) = ("a backup over the network", session.major());
-            return Err(LiveError::TooOld { doing, major, needed: 15 });
+            return Err(LiveError::TooOld { doing, major, needed: MAJOR_MIN });
         }
+        let RemoteOptions { compression, primary, patience, cancel } = options;
+        let sql = "SELECT pg_catalog.pg_is_in_recovery()";
+        let in_recovery = session.ask("asking for the server's kind", sql, &[])?.get(0);
+        let standby = match in_recovery {
+            true => Some(Standby::new(&mut session, &conninfo, primary, patience, cancel)),
+            false => None,
+        };
+        // Among several servers, all questions go to the one that sends the files.
         Ok(Self {
-            conninfo,
-            options,
+            conninfo: conninfo.only(session.host()),
+            compression,
+            standby,
             session: Some(session),
             replication: None,
             offered: Err("nothing was offered".to_owned()),
             started: None,
         })
+    }
+
+    /// How the server is reached: the one of several that let us in.
+    pub fn conninfo(&self) -> &Conninfo {
+        &self.conninfo
     }
 
     /// The session, for further questions. Opened again if it was lost.
@@ -87,6 +118,28 @@ impl RemoteOrigin {
             self.session = Some(Session::open(&self.conninfo)?);
         }
         self.session.as_mut().ok_or(LiveError::Order("there is no session"))
+    }
+
+    /// Whether the server is a standby.
+    pub fn is_standby(&self) -> bool {
+        self.standby.is_some()
+    }
+
+    /// Why a standby's primary cannot be asked to finish segments; `None` when it can, and for a
+    /// primary.
+    pub fn primary_trouble(&self) -> Option<&str> {
+        self.standby.as_ref().and_then(Standby::trouble)
+    }
+
+    /// What the standby's side of a backup does, with the session; nothing for a primary.
+    fn with_standby<T>(
+        &mut self,
+        act: impl FnOnce(&mut Standby, &mut Session) -> Result<T, LiveError>,
+    ) -> Result<Option<T>, LiveError> {
+        let Some(mut standby) = self.standby.take() else { return Ok(None) };
+        let done = self.session().and_then(|session| act(&mut standby, session));
+        self.standby = Some(standby);
+        done.map(Some)
     }
 
     /// The replication connection, opened when it is first needed.
@@ -185,7 +238,7 @@ impl RemoteOrigin {
         let mut commands = Vec::new();
         for differences in kinds.iter().copied() {
             let kind = if differences { ", INCREMENTAL" } else { "" };
-            for how in self.options.compression.options(&self.conninfo) {
+            for how in self.compression.options(&self.conninfo) {
                 let text = format!("BASE_BACKUP ({base}{kind}{how})");
                 commands.push(Command { text, differences });
             }
@@ -193,10 +246,19 @@ impl RemoteOrigin {
         commands
     }
 
-    fn begin(&mut self, label: &str) -> Result<BackupStart, RemoteError> {
+    /// Time by the server's clock; on a standby not before any transaction that was replayed.
+    fn time(&mut self) -> Result<Timestamp, LiveError> {
+        match self.standby {
+            Some(_) => standby::time_now(self.session()?),
+            None => self.session()?.time(),
+        }
+    }
+
+    fn begin(&mut self, label: &str) -> Result<BackupStart, EngineError> {
         let identity = self.read_identity()?;
         let mode = self.directory_mode()?;
         let commands = self.commands(label);
+        self.with_standby(|standby, session| standby.wait_for_replay(session))?;
         self.replication()?;
         let Some(connection) = self.replication.take() else {
             return Err(LiveError::Order("there is no replication connection").into());
@@ -208,11 +270,14 @@ impl RemoteOrigin {
                 Event::Started(number, before) => break (number, before),
                 Event::Refused(error) => self.offered = Err(refusal(&error)),
                 Event::Failed(RemoteError::Cut { source, .. }) => return Err(source.into()),
-                Event::Failed(error) => return Err(error),
-                _ => return Err(RemoteError::Order { what: "data before a start".to_owned() }),
+                Event::Failed(error) => return Err(error.into()),
+                _ => {
+                    let what = "data before a start".to_owned();
+                    return Err(RemoteError::Order { what }.into());
+                }
             }
         };
-        let at = self.session()?.time()?;
+        let at = self.time()?;
         let (lsn, timeline) = position(before.first())?;
         let (tablespaces, total_bytes) = tablespaces(before.get(1))?;
         let differences = differences.get(number).copied().unwrap_or(false);
@@ -273,15 +338,15 @@ impl Origin for RemoteOrigin {
     }
 
     fn server_time(&mut self) -> Result<Timestamp, EngineError> {
-        Ok(self.session()?.time()?)
+        Ok(self.time()?)
     }
 
     fn cannot_switch(&mut self) -> Result<Option<String>, EngineError> {
-        let session = self.session()?;
-        let sql = "SELECT pg_catalog.pg_is_in_recovery()";
-        if session.ask("asking for the server's kind", sql, &[])?.get(0) {
-            return Ok(Some("a standby cannot finish a WAL segment".to_owned()));
+        if self.primary_trouble().is_some() {
+            return Ok(None); // nobody is asked: the newest finished segment proves it
         }
+        // A standby's roles have the privileges that they have on its primary.
+        let session = self.session()?;
         let role = session.role().to_owned();
         if Privileges::of(session)?.switch_wal {
             return Ok(None);
@@ -290,12 +355,38 @@ impl Origin for RemoteOrigin {
     }
 
     fn switch_segment(&mut self) -> Result<SegmentSwitch, EngineError> {
+        let switched = self.with_standby(|standby, session| {
+            let replayed = Replayed::ask(session)?;
+            standby.finish_segment(session, replayed)
+        })?;
+        if let Some(switched) = switched {
+            return Ok(switched);
+        }
         let size = self.read_identity()?.log_segment;
         Ok(segment::finish(self.session()?, size)?)
     }
 
+    fn stream_ended(&mut self, stop: Lsn) -> Result<(), EngineError> {
+        self.with_standby(|standby, session| {
+            // After a promotion there is no primary to ask, and the segment arrives or does not.
+            match Replayed::ask(session) {
+                Ok(replayed) => standby.finish_last(stop, replayed),
+                Err(LiveError::Promoted) => {}
+                Err(error) => return Err(error),
+            }
+            Ok(())
+        })?;
+        Ok(())
+    }
+
     fn archiver_failure(&mut self) -> Result<Option<String>, EngineError> {
-        match segment::archiver_failure(self.session()?) {
+        let of_primary = self.with_standby(|standby, session| standby.archiver_failure(session));
+        let answer = match of_primary {
+            Ok(None) => segment::archiver_failure(self.session()?),
+            Ok(Some(failure)) => Ok(failure),
+            Err(error) => Err(error),
+        };
+        match answer {
             // A role that may not see it has another error to report.
             Err(LiveError::Privilege { .. }) => Ok(None),
             other => Ok(other?),
@@ -315,7 +406,7 @@ impl Origin for RemoteOrigin {
     }
 
     fn start(&mut self, label: &str) -> Result<BackupStart, EngineError> {
-        Ok(self.begin(label)?)
+        self.begin(label)
     }
 
     fn source(&mut self) -> Result<Source, EngineError> {
