@@ -12,6 +12,7 @@ mod mark;
 mod path;
 mod place;
 mod plan;
+mod reading;
 mod sweep;
 mod tablespaces;
 mod target;
