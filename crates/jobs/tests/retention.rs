@@ -12,7 +12,7 @@ use lifeboat_jobs::inventory::{Inventory, SegmentRange};
 use lifeboat_jobs::retention::{KeepReason, Plan, Policy, apply, plan};
 use lifeboat_jobs::verify::{self, VerifySettings};
 use lifeboat_jobs::wal::{NotedReading, READING_FILE, RecoveryState, read_on};
-use lifeboat_repo::{BackupId, Cluster, ReadPurpose, Reading};
+use lifeboat_repo::{BackupId, Cluster, Fact, ReadPurpose, Reading};
 use lifeboat_store::{Batch, Entry, Key, MemoryStore, Store, StoreError};
 use lifeboat_testkit::{Fault, FaultyStore, Schedule, SimClock, ToyEngine, toy};
 use lifeboat_units::Clock;
@@ -280,6 +280,40 @@ fn a_recovery_renews_its_note_when_it_is_due() {
     read_on(&world.ports_of(&cluster), directory.path(), Some(&state), file);
     assert!(store.fault_was_hit());
     assert_eq!(NotedReading::read(directory.path()).unwrap().note, second);
+}
+
+#[test]
+fn the_journal_of_years_of_expiry_stays_small() {
+    let world = history();
+    let removed = |n: i64, timeline: u32, before: u64| {
+        let before = format!("{timeline:08X}00000000{before:08X}");
+        let fact = Fact::LogRemoved { system: "1".to_owned(), timeline, before };
+        world.cluster.record(day(n), fact).unwrap();
+    };
+    let gap = |n: i64, last: u64| {
+        let name = format!("0000000100000000{last:08X}");
+        let (first, last, reason) = (name.clone(), name, "a test".to_owned());
+        let fact = Fact::LogGap { system: "1".to_owned(), timeline: 1, first, last, reason };
+        world.cluster.record(day(n), fact).unwrap();
+    };
+    (1..=300).for_each(|n| removed(n, 1, 10 * u64::try_from(n).unwrap()));
+    removed(5, 2, 7);
+    gap(3, 2999); // long ago, and the WAL around it is gone
+    gap(4, 3000); // long ago, in WAL that is there
+    gap(299, 2000); // not long ago
+    let others = 4; // backups that were added
+    assert_eq!(world.cluster.journal().unwrap().len(), 300 + 1 + 3 + others);
+    world.clock.set(day(300));
+    let report = apply(&world.ports(), &plan(&inventory(&world), &Policy::default(), day(300)));
+    assert_eq!(report.unwrap().events_dropped, 299 + 1);
+    let left = world.cluster.journal().unwrap();
+    assert_eq!(left.len(), 1 + 1 + 2 + others);
+    let newest = left.iter().find_map(|recorded| match &recorded.event.fact {
+        Fact::LogRemoved { timeline: 1, before, .. } => Some(before.clone()),
+        _ => None,
+    });
+    assert_eq!(newest.unwrap(), format!("0000000100000000{:08X}", 3000));
+    check(&world, "after the journal was swept");
 }
 
 /// A store before one of whose calls something happens.
