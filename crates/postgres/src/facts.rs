@@ -155,7 +155,7 @@ pub fn find_transaction(
 pub fn record_before(name: SegmentName, segment: &[u8], lsn: Lsn) -> Option<Lsn> {
     let (mut last, mut scratch) = (None, Vec::new());
     let mut reader = Reader::new(name, segment).ok()?;
-    while let Some(record) = reader.next() {
+    for record in reader.by_ref() {
         if record.start >= lsn {
             return last;
         }
