@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use lifeboat_testkit::scratch::{self, ScratchServer};
 use lifeboat_trials::same::disk_bytes;
+use lifeboat_trials::watched::signal;
 use lifeboat_trials::{Lab, Restored};
 use serde_json::Value;
 
@@ -164,4 +165,96 @@ fn a_window_keeps_the_backup_that_its_first_moment_needs() {
         assert_eq!(rows(&restored), point.rows, "after backup {number}");
         restored.stop();
     }
+}
+
+/// What an expiry that keeps one backup says; the oldest is read.
+#[track_caller]
+fn expire_beside(lab: &Lab, reader: &str, oldest: &str) {
+    let said = lab.run(&["expire", "--keep-backups", "1"]).ok().stdout;
+    assert!(said.contains("it is being read") && said.contains(reader), "{reader}:\n{said}");
+    assert!(listed(lab).contains(&oldest.to_owned()), "{reader}: {oldest} is gone");
+}
+
+fn notes(lab: &Lab) -> Vec<String> {
+    lab.objects().into_iter().filter(|object| object.contains("/reading/")).collect()
+}
+
+/// A restore stands still in the middle, an expiry runs, the restore goes on, another expiry runs, and
+/// only then the server recovers: all that it needs is there.
+fn a_restore_and_its_recovery_keep_what_they_read(major: u32) {
+    let test = "a_restore_and_its_recovery_keep_what_they_read";
+    let lab = match Lab::start(ScratchServer::of(major).setting("autovacuum", "off")) {
+        Ok(lab) => lab,
+        Err(reason) => return scratch::skip(&format!("{test}_{major}"), &reason),
+    };
+    let (backups, points) = five(&lab);
+    let ids: Vec<String> = backups.iter().map(id).collect();
+    let directory = lab.place("slow");
+    let into = directory.display().to_string();
+    let arguments = ["restore", "--into", &into, "--to-lsn", &points[0].lsn, "--jobs", "1"];
+    let mut restore = lab.spawn(&arguments);
+    lifeboat_trials::refusal::until("the restore says that it reads", || !notes(&lab).is_empty());
+    signal(restore.id(), "-STOP");
+    expire_beside(&lab, "a restore", &ids[0]);
+    assert!(directory.join("lifeboat.restoring").exists(), "it was to stand still in the middle");
+    signal(restore.id(), "-CONT");
+    assert!(restore.wait().expect("it ends").success());
+    expire_beside(&lab, "the recovery of a restored server", &ids[0]);
+    assert_eq!(notes(&lab).len(), 1, "that of the recovery");
+
+    let restored = Restored::of(&lab.server, &directory);
+    restored.pg_ctl_start().ok();
+    restored.wait_for_promotion();
+    assert_eq!(rows(&restored), points[0].rows);
+    restored.check_and_stop();
+    assert_eq!(notes(&lab), Vec::<String>::new(), "the end of recovery removes it");
+    lab.run(&["expire", "--keep-backups", "1"]).ok();
+    assert_eq!(listed(&lab), ids[4..]);
+
+    // One that is killed keeps nothing; one of root's leaves a note that the others can read.
+    let mut killed = lab.spawn(&["restore", "--into", &into, "--latest", "--delta", "--jobs", "1"]);
+    lifeboat_trials::refusal::until("the restore says that it reads", || !notes(&lab).is_empty());
+    signal(killed.id(), "-KILL");
+    killed.wait().expect("it ends");
+    lab.run(&["expire"]).ok();
+    assert_eq!(notes(&lab), Vec::<String>::new(), "a note of a process that is gone");
+    let mut command = std::process::Command::new(&lab.program);
+    command.arg("--config").arg(&lab.config).args(["restore", "--into"]);
+    let said = lifeboat_trials::lab::run(command.arg(lab.place("root")).arg("--latest")).ok();
+    assert!(!said.stderr.contains("cannot note"), "{}", said.stderr);
+    expire_beside(&lab, "the recovery of a restored server", &ids[4]);
+    lab.backup();
+    let wal = lab.run(&["verify"]).ok();
+    assert!(!wal.stdout.contains("no object of lifeboat's"), "{}", wal.stdout);
+}
+
+#[test]
+fn a_restore_and_its_recovery_keep_what_they_read_15() {
+    a_restore_and_its_recovery_keep_what_they_read(15);
+}
+
+#[test]
+fn a_restore_and_its_recovery_keep_what_they_read_18() {
+    a_restore_and_its_recovery_keep_what_they_read(18);
+}
+
+/// A repository that this host may only read: the restore says what that means, and works.
+#[test]
+fn a_restore_that_cannot_leave_a_note_says_so_and_goes_on() {
+    let test = "a_restore_that_cannot_leave_a_note_says_so_and_goes_on";
+    let lab = match Lab::start(ScratchServer::of(18)) {
+        Ok(lab) => lab,
+        Err(reason) => return scratch::skip(test, &reason),
+    };
+    lab.backup();
+    let place = lab.repository.join("clusters/main/reading");
+    std::fs::write(&place, "in the way").expect("it can be written");
+    let into = lab.place("without").display().to_string();
+    let said = lab.run(&["restore", "--into", &into, "--latest"]).ok();
+    assert!(said.stderr.contains("cannot note in the repository"), "{}", said.stderr);
+    std::fs::remove_file(&place).expect("it can be removed");
+    let restored = Restored::of(&lab.server, &lab.place("without"));
+    restored.pg_ctl_start().ok();
+    restored.wait_for_promotion();
+    restored.check_and_stop();
 }

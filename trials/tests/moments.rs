@@ -92,6 +92,37 @@ fn any_moment_comes_back(major: u32) {
     lab.run(&["verify"]).ok();
 }
 
+/// The server tells transactions by 64 bits, its WAL by 32: after four thousand million of them both
+/// numbers name the moment, and the same bits of another age name none.
+#[test]
+fn a_transaction_is_found_by_its_whole_number() {
+    let lab = match Lab::start(ScratchServer::of(18)) {
+        Ok(lab) => lab,
+        Err(reason) => return scratch::skip("a_transaction_is_found_by_its_whole_number", &reason),
+    };
+    let server = &lab.server;
+    server.stop();
+    let data = server.data_directory().display().to_string();
+    server.run("pg_resetwal", &["--epoch=3", "-D", &data]);
+    server.start();
+    lab.backup();
+    server.execute("CREATE TABLE t (i int)");
+    let number = server.value("INSERT INTO t VALUES (1) RETURNING pg_current_xact_id()");
+    server.execute("INSERT INTO t VALUES (2)");
+    lab.archive_all();
+    let number: u64 = number.parse().expect("a number");
+    assert_eq!(number >> 32, 3, "the server counts on in its epoch");
+    for (name, xid) in [("whole", number), ("half", number & 0xFFFF_FFFF)] {
+        let restored = Restored::start(&lab, name, &["--to-xid", &xid.to_string()]);
+        assert_eq!(restored.query("SELECT i FROM t"), ["1"], "{name}");
+        restored.stop();
+    }
+    let into = lab.place("other").display().to_string();
+    let other = (number - (1 << 32)).to_string();
+    lab.run(&["restore", "--into", &into, "--to-xid", &other])
+        .fails(1, "is not in the archived WAL");
+}
+
 /// Nothing happened between the last commit and the moment: the end of the WAL is that moment,
 /// and what is committed and archived later is not replayed.
 #[test]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use lifeboat_jobs::Ports;
 use lifeboat_jobs::wal::RECOVERY_KEY_FILE;
-use lifeboat_jobs::wal::push::ack::Target;
+use lifeboat_jobs::wal::push::ack::{Errand, Settings as PushWords, Target};
 use lifeboat_postgres::engine::PostgresEngine;
 use lifeboat_postgres::live::backup::{OriginOptions, PostgresOrigin};
 use lifeboat_postgres::live::cluster::{Account, Places};
@@ -112,10 +112,13 @@ impl App {
         Ok(ServerCommands::new(&self.settings()?.file, &self.global.set)?)
     }
 
-    /// To which repository and cluster WAL is pushed.
-    pub fn push_target(&self) -> Result<Target, CliError> {
+    /// To which repository and cluster WAL is pushed, and with which settings.
+    pub fn push_errand(&self) -> Result<Errand, CliError> {
         let settings = self.settings()?;
-        Ok(Target::of(settings.url()?, settings.cluster.as_str()))
+        Ok(Errand {
+            target: Target::of(settings.url()?, settings.cluster.as_str()),
+            settings: PushWords::of(&settings.file, &self.global.set),
+        })
     }
 
     /// Opens the repository.

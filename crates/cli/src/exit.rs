@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use lifeboat_units::{Cancel, Explain};
 use serde_json::json;
 
-use crate::error::{CliError, Trouble};
+use crate::error::{CliError, Trouble, usage};
 
 /// How a command ended that did not fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -152,6 +152,7 @@ pub(crate) fn guarded(
     run: impl FnOnce() -> Result<Outcome, Ending>,
 ) -> u8 {
     let role = Role::of(arguments);
+    let json = asks_for_json(arguments);
     // A panic is said below, in lifeboat's own form.
     let place = std::sync::Arc::new(std::sync::Mutex::new(String::new()));
     let seen = place.clone();
@@ -165,12 +166,16 @@ pub(crate) fn guarded(
         Ok(Err(ending)) => ending,
         Err(_) => {
             let what = place.lock().map(|place| place.clone()).unwrap_or_default();
-            Ending::Error { error: Trouble::Bug(what).into(), json: false }
+            Ending::Error { error: Trouble::Bug(what).into(), json }
         }
     };
     match ending {
         Ending::Arguments(error) => {
             let _ = error.print();
+            if json && error.exit_code() != 0 {
+                let error = misunderstood(&error);
+                object(&error, &[], error.help().as_deref());
+            }
             match error.exit_code() {
                 0 => 0,
                 code => role.failure(u8::try_from(code).unwrap_or(2)),
@@ -185,6 +190,23 @@ pub(crate) fn guarded(
             role.failure(if interrupted { 130 } else { number_of(error.0.code().0) })
         }
     }
+}
+
+/// Told from the words alone, because wrong arguments are told to programs too.
+fn asks_for_json(arguments: &[OsString]) -> bool {
+    arguments.iter().skip(1).take_while(|word| *word != "--").any(|word| word == "--json")
+}
+
+/// Wrong arguments as an error of ours: what is wrong, and what may help.
+fn misunderstood(error: &clap::Error) -> Trouble {
+    if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        return usage("no command was given", "try '--help'");
+    }
+    let text = error.render().to_string();
+    let text = text.strip_prefix("error: ").unwrap_or(&text).trim();
+    let (message, help) = text.split_once("\n\n").unwrap_or((text, ""));
+    let help = (!help.is_empty()).then(|| help.trim().to_owned());
+    Trouble::Usage { message: message.to_owned(), help }
 }
 
 /// Why a command did not end well.
@@ -232,11 +254,16 @@ fn say(error: &dyn Explain, json: bool, interrupted: bool) {
     let _ = std::io::stderr()
         .write_all(text(&message, error.code().0, &chain, help.as_deref()).as_bytes());
     if json {
-        let object = json!({ "error": {
-            "code": error.code().0, "message": message, "causes": chain, "help": help,
-        }});
-        let _ = writeln!(std::io::stdout(), "{object:#}");
+        object(error, &chain, help.as_deref());
     }
+}
+
+/// An error for programs, on standard output.
+fn object(error: &dyn Explain, causes: &[String], help: Option<&str>) {
+    let object = json!({ "error": {
+        "code": error.code().0, "message": error.to_string(), "causes": causes, "help": help,
+    }});
+    let _ = writeln!(std::io::stdout(), "{object:#}");
 }
 
 fn text(message: &str, code: &str, chain: &[String], help: Option<&str>) -> String {

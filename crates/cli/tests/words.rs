@@ -152,6 +152,16 @@ fn key_slots_are_added_and_removed_but_never_the_last() {
 #[test]
 fn errors_are_objects_for_programs() {
     assert_snapshot!(Lab::new().run(&["list", "--json"]));
+    let lab = Lab::new();
+    assert_snapshot!("json-unknown-word", lab.run(&["--json", "list", "--al"]));
+    assert_snapshot!(
+        "json-bad-value",
+        lab.run(&["restore", "--into", "d", "--to-lsn", "x", "--json"])
+    );
+    assert_snapshot!("json-missing-value", lab.run(&["restore", "--json"]));
+    assert_snapshot!("json-no-command", lab.run(&["--json"]));
+    let help = lab.run(&["list", "--json", "--help"]);
+    assert!(help.starts_with("exit: 0\n") && !help.contains("\"error\""), "{help}");
 }
 
 #[test]

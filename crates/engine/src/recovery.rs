@@ -50,6 +50,18 @@ pub trait Engine: Send + Sync {
     ) -> Option<(Lsn, Timestamp)> {
         None
     }
+    /// The whole number of the transaction whose lower 32 bits are `xid`, near the time at which a
+    /// control file was written. `None` when there is no such one, or the engine's numbers are
+    /// no longer than that.
+    fn transaction_near(&self, _control_file: &[u8], _xid: u32) -> Option<u64> {
+        None
+    }
+    /// Where the last record begins that begins in a segment and before `lsn`, whether it ends there
+    /// or goes on in the next one. `None` when none does, and from an engine whose recovery ends at
+    /// the end of a backup without a look at what follows.
+    fn record_before(&self, _name: SegmentName, _segment: &[u8], _lsn: Lsn) -> Option<Lsn> {
+        None
+    }
     /// Rewrites a generated file for tablespaces that lie elsewhere now. An engine whose files
     /// name no places gives them back as they are.
     fn relocate(&self, file: GeneratedFile, _tablespaces: &[Tablespace]) -> GeneratedFile {

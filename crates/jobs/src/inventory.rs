@@ -6,7 +6,9 @@ use lifeboat_engine::{
     Ancestry, Engine, EngineError, LogFile, SegmentName, SegmentNo, SegmentSize, SystemId,
     TimelineId,
 };
-use lifeboat_repo::{ArchivedLog, BackupId, Cluster, LogPlace, Manifest, RepoError, TailPlace};
+use lifeboat_repo::{
+    ArchivedLog, BackupId, Cluster, LogPlace, Manifest, Readings, RepoError, TailPlace,
+};
 use lifeboat_store::StoreError;
 use lifeboat_units::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -163,6 +165,8 @@ pub struct Inventory {
     pub newest_logs: BTreeMap<(SystemId, TimelineId), NewestLog>,
     /// Everything that is archived, as listed.
     pub logs: Vec<ArchivedLog>,
+    /// Who reads; only after [`Inventory::note_readings`].
+    pub readings: Readings,
 }
 
 impl Inventory {
@@ -189,6 +193,12 @@ impl Inventory {
         inventory.sort_logs(cluster, engine)?;
         inventory.read_newest(cluster)?;
         Ok(inventory)
+    }
+
+    /// Reads who reads, for whoever is about to remove something.
+    pub fn note_readings(&mut self, cluster: &Cluster, now: Timestamp) -> Result<(), RepoError> {
+        self.readings = cluster.readings(now)?;
+        Ok(())
     }
 
     /// Reads the head of the newest segment of each timeline.

@@ -12,6 +12,7 @@ mod mark;
 mod path;
 mod place;
 mod plan;
+mod reading;
 mod sweep;
 mod tablespaces;
 mod target;
@@ -76,8 +77,8 @@ pub enum Target {
     Time(Timestamp),
     /// This position.
     Lsn(Lsn),
-    /// The end of this transaction.
-    Xid(u32),
+    /// The end of this transaction: its whole number, or the lower 32 bits of it alone.
+    Xid(u64),
     /// A named restore point.
     Name(String),
 }

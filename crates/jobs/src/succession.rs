@@ -45,11 +45,10 @@ pub fn follow(cluster: &Cluster, id: BackupId, system: SystemId) -> Result<Curre
     let since = id.to_string();
     // Names of events and of backups begin with the same kind of time, to the second.
     const SECONDS: usize = "20261122T231501".len();
-    for key in cluster.journal_keys()? {
-        if key.name().get(..SECONDS) < since.get(..SECONDS) {
-            continue;
-        }
-        let recorded = match cluster.read_event(key) {
+    let mut keys = cluster.journal_keys()?;
+    keys.retain(|key| key.name().get(..SECONDS) >= since.get(..SECONDS));
+    for (_, read) in cluster.read_events(keys) {
+        let recorded = match read {
             Ok(recorded) => recorded,
             // What cannot be read continues nothing; `verify` names it.
             Err(RepoError::Damaged { .. }) => continue,

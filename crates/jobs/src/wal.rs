@@ -7,6 +7,7 @@
 //! | [`given_up`] | gaps that were made on purpose |
 //! | [`receive`] | receives WAL while it is written |
 //! | [`list`] | ranges, gaps and what can be reached |
+//! | [`reading`] | keeps in the repository what a recovery still reads |
 //! | [`state`] | what a restored directory remembers until its recovery is over |
 //! | [`tail`] | a segment that is not finished, as far as pieces of it are there |
 //! | [`wait`] | waits until a segment has arrived |
@@ -16,6 +17,7 @@ pub mod get;
 pub mod given_up;
 pub mod list;
 pub mod push;
+pub mod reading;
 pub mod receive;
 pub mod state;
 pub mod tail;
@@ -34,6 +36,7 @@ pub use given_up::{GivenUp, given_up};
 pub use list::{Gap, HistoryState, SystemWal, TailWal, TimelineWal, WalReport, Window, list};
 pub use place::data_directory;
 pub use push::{PushReport, PushSettings, Pushed, push};
+pub use reading::{NotedReading, READING_FILE, read_on};
 pub use receive::{ReceiveError, ReceiveEvent, ReceiveSettings, Told, receive};
 pub use state::{RECOVERY_FILE, RECOVERY_KEY_FILE, RecoveryState, finish_recovery};
 pub use wait::wait_for;

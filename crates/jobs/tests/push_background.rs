@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use lifeboat_engine::{LogFacts, LogFile};
 use lifeboat_jobs::inventory::Inventory;
-use lifeboat_jobs::wal::push::ack::{Kind, Target};
+use lifeboat_jobs::wal::push::ack::{Errand, Kind, Settings, Target};
 use lifeboat_jobs::wal::push::client::{Answer, Call};
 use lifeboat_jobs::wal::push::note::ErrorNote;
 use lifeboat_jobs::wal::push::pusher::{Pusher, PusherSettings, Work};
@@ -94,7 +94,7 @@ fn call(
         cancel: &Cancel::default(),
         directory,
         path,
-        target,
+        errand: errand(target),
         timeout: Duration::ZERO,
     };
     call.run(&mut |_, _| Ok(()))
@@ -102,6 +102,11 @@ fn call(
 
 fn target() -> Target {
     Target::of("memory", "main")
+}
+
+/// What a call for a target wants when nothing overrides its configuration.
+fn errand(target: Target) -> Errand {
+    Errand { target, settings: Settings::of(Path::new("/etc/lifeboat.toml"), &[]) }
 }
 
 /// Runs one pusher for so many rounds, letting a second pass after each.
@@ -244,14 +249,14 @@ fn a_call_whose_note_is_taken_back_while_it_waits_is_left_to_the_foreground() {
     let (path, ready) = (server.path(file), server.ready(file));
     let spool = server.spool();
     let held = spool.try_lock().unwrap().expect("nobody has it");
-    spool.sign(&held, target()).unwrap();
+    spool.sign(&held, errand(target())).unwrap();
     let call = Call {
         engine: &ToyEngine,
         clock: &world.clock,
         cancel: &Cancel::default(),
         directory: server.home.path(),
         path: &path,
-        target: target(),
+        errand: errand(target()),
         timeout: Duration::from_secs(60),
     };
     let began = world.clock.monotonic();
@@ -262,6 +267,49 @@ fn a_call_whose_note_is_taken_back_while_it_waits_is_left_to_the_foreground() {
     });
     assert_eq!(answer.unwrap(), Answer::NotAnnounced);
     assert!(world.clock.monotonic() - began < Duration::from_secs(60));
+}
+
+#[test]
+fn a_pusher_that_began_with_other_words_makes_room_for_one_that_has_them() {
+    let (world, mut server) = (World::new(), Server::new());
+    let file = server.finish();
+    let (path, spool) = (server.path(file), server.spool());
+    spool.create().unwrap();
+    let living = spool.try_lock().unwrap().expect("nobody has it");
+    spool.sign(&living, errand(target())).unwrap();
+    let words = ["wal.push-jobs=1".to_owned()];
+    let settings = Settings::of(Path::new("/etc/lifeboat.toml"), &words);
+    let call = |errand| {
+        Call {
+            engine: &ToyEngine,
+            clock: &world.clock,
+            cancel: &Cancel::default(),
+            directory: server.home.path(),
+            path: &path,
+            errand,
+            timeout: Duration::from_secs(1),
+        }
+        .run(&mut |lock, spool| {
+            assert!(!spool.is_lock(&living), "the one that lives sees that it is to end");
+            assert!(spool.is_lock(&lock));
+            rounds(server.home.path(), &world.clock, &|| Ok(world.cluster.clone()), target(), {
+                let mut rounds = 1;
+                move |work| {
+                    work.round().unwrap();
+                    rounds -= 1;
+                    rounds > 0
+                }
+            });
+            Ok(())
+        })
+    };
+    let same = call(errand(target()));
+    assert!(matches!(same, Err(PushError::NoAnswer { .. })), "nobody is started: {same:?}");
+    assert!(spool.is_lock(&living));
+    let answer = call(Errand { target: target(), settings });
+    assert!(matches!(answer, Ok(Answer::Acknowledged(_))), "{answer:?}");
+    let (signed, _) = spool.signed().expect("a pusher was started");
+    assert_eq!(signed.settings, settings);
 }
 
 #[test]
@@ -276,7 +324,7 @@ fn a_spool_that_cannot_be_written_to_or_pushers_that_die_leave_it_to_the_foregro
         cancel: &Cancel::default(),
         directory: server.home.path(),
         path: &path,
-        target: target(),
+        errand: errand(target()),
         timeout: Duration::from_secs(60),
     };
     let answer = call.run(&mut |_, _| {

@@ -65,7 +65,7 @@ fn every_target_is_reached_from_the_newest_backup_before_it() {
     for (moment, backup) in [(0, first), (1, second)] {
         let (xid, at, _, files) = &history.moments[moment];
         let targets = [
-            Target::Xid(*xid),
+            Target::Xid(u64::from(*xid)),
             Target::Time(*at),
             Target::Time(*at + std::time::Duration::from_secs(30)),
             Target::Name(format!("point {}", moment + 1)),
@@ -102,7 +102,7 @@ fn what_cannot_be_reached_is_refused_in_words_and_nothing_is_written() {
         ("no such point", Target::Name("point".to_owned()), not_found),
         ("no such transaction", Target::Xid(4_000_000_000), not_found),
         ("before the first backup", Target::Xid(100), not_found),
-        ("not archived", Target::Xid(history.unarchived), not_found),
+        ("not archived", Target::Xid(u64::from(history.unarchived)), not_found),
     ];
     for (words, target, right) in cases {
         let error = plan(world, &into, target).unwrap_err();
@@ -154,7 +154,7 @@ fn a_target_in_a_gap_is_refused_and_one_on_either_side_is_reached() {
     let into = world.fresh();
     assert!(gap(&plan(world, &into, Target::Time(*at)).unwrap_err()));
     assert!(gap(&plan(world, &into, Target::Lsn(*start)).unwrap_err()));
-    assert!(not_found(&plan(world, &into, Target::Xid(*xid)).unwrap_err()));
+    assert!(not_found(&plan(world, &into, Target::Xid(u64::from(*xid))).unwrap_err()));
     let [first, second] = history.backups;
     assert_eq!(plan(world, &into, Target::Backup(first)).unwrap().backup, first);
     for target in [Target::Latest, Target::Time(history.moments[1].1)] {

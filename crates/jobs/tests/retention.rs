@@ -2,15 +2,20 @@
 
 mod history_support;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use history_support::{World, backup_id, day, pages};
-use lifeboat_engine::Lsn;
-use lifeboat_jobs::inventory::Inventory;
+use history_support::{SYSTEM, World, backup_id, day, pages};
+use lifeboat_engine::{LogFile, Lsn};
+use lifeboat_jobs::inventory::{Inventory, SegmentRange};
 use lifeboat_jobs::retention::{KeepReason, Plan, Policy, apply, plan};
 use lifeboat_jobs::verify::{self, VerifySettings};
-use lifeboat_store::Store;
-use lifeboat_testkit::{Fault, FaultyStore, Schedule, ToyEngine};
+use lifeboat_jobs::wal::{NotedReading, READING_FILE, RecoveryState, read_on};
+use lifeboat_repo::{BackupId, Cluster, Fact, ReadPurpose, Reading};
+use lifeboat_store::{Batch, Entry, Key, MemoryStore, Store, StoreError};
+use lifeboat_testkit::{Fault, FaultyStore, Schedule, SimClock, ToyEngine, toy};
+use lifeboat_units::Clock;
 use proptest::prelude::*;
 
 /// Four backups on days 0, 10, 20 and 30; each changes one page and takes two segments; WAL from
@@ -124,7 +129,7 @@ fn packs_of_a_backup_that_may_be_under_way_are_left_alone() {
     let prefix = format!("clusters/main/data/{}/", backup_id(30));
     world.store.list(&prefix, &mut |entry| packs.push(entry.key)).unwrap();
     let young = packs[0].as_str().replace("20260131T000000Z", "20260131T120000Z");
-    let young = lifeboat_store::Key::new(young).unwrap();
+    let young = Key::new(young).unwrap();
     world.store.put(&young, b"pack of an unfinished backup").unwrap();
     let empty = plan(&inventory(&world), &Policy::default(), day(31));
     assert_eq!(apply(&world.ports(), &empty).unwrap().packs_waiting, 1);
@@ -175,6 +180,262 @@ fn expiry_cut_short_at_any_store_call_harms_nothing_and_the_next_run_ends_it() {
             check(&world, &what);
             assert_eq!(durable(&world).len(), goal, "{what}");
         }
+    }
+}
+
+#[test]
+fn what_somebody_reads_stays_with_its_wal_until_the_note_lapses() {
+    let world = history();
+    let read = [backup_id(0)];
+    let begin = |purpose| Reading::begin(&world.cluster, purpose, &read, &world.clock).unwrap();
+    let the_plan = || {
+        let mut inventory = inventory(&world);
+        inventory.note_readings(&world.cluster, world.clock.now()).unwrap();
+        plan(&inventory, &count(1), world.clock.now())
+    };
+    let before = plan(&inventory(&world), &count(1), day(31));
+    let restore = begin(ReadPurpose::Restore);
+    let planned = the_plan();
+    assert_eq!(kept(&planned), [backup_id(0), backup_id(30)]);
+    assert_eq!(planned.keep[0].reasons, [KeepReason::Read]);
+    assert!(planned.logs.is_empty() && planned.notes[0].contains("a restore"), "{planned:?}");
+    // A plan from before the note lets it go; carried out, it does not.
+    let report = apply(&world.ports(), &before).unwrap();
+    assert_eq!((report.removed.len(), report.logs), (2, 0), "{report:?}");
+    assert_eq!(report.skipped, [backup_id(0)]);
+    check(&world, "beside a reader");
+    // Its recovery reads on, though the process that left the note is gone.
+    let recovery = begin(ReadPurpose::Recovery).leave();
+    restore.end().unwrap();
+    world.clock.advance(Duration::from_secs(23 * 3600));
+    assert_eq!(kept(&the_plan()), [backup_id(0), backup_id(30)]);
+    world.clock.advance(Duration::from_secs(2 * 3600));
+    let last = the_plan();
+    assert_eq!(kept(&last), [backup_id(30)]);
+    assert_eq!(apply(&world.ports(), &last).unwrap().removed, [backup_id(0)]);
+    let is_there = |world: &World| world.objects().keys().any(|key| key.ends_with(&recovery));
+    assert!(is_there(&world), "another host's clock may be late");
+    world.clock.advance(Duration::from_secs(24 * 3600));
+    apply(&world.ports(), &the_plan()).unwrap();
+    assert!(!is_there(&world), "swept");
+}
+
+#[test]
+fn while_a_note_of_who_reads_cannot_be_read_nothing_goes() {
+    let world = history();
+    let the_plan = plan(&inventory(&world), &count(1), day(31));
+    let key = "clusters/main/reading/20260201T120000Z-00000000";
+    world.store.put(&Key::new(key).unwrap(), b"\x01nonsense").unwrap();
+    let before = durable(&world);
+    let report = apply(&world.ports(), &the_plan).unwrap();
+    assert_eq!(durable(&world), before);
+    assert!(report.notes.iter().any(|n| n.contains("20260201T120000Z-00000000")), "{report:?}");
+    world.clock.set(day(32)); // until then
+    assert_eq!(apply(&world.ports(), &the_plan).unwrap().removed.len(), 3);
+}
+
+#[test]
+fn a_recovery_renews_its_note_when_it_is_due() {
+    let (world, directory) = (history(), tempfile::tempdir().unwrap());
+    let read = [backup_id(0)];
+    let reading = Reading::begin(&world.cluster, ReadPurpose::Recovery, &read, &world.clock);
+    let first = NotedReading { note: reading.unwrap().leave(), backup: backup_id(0) };
+    let path = directory.path().join(READING_FILE);
+    std::fs::write(&path, first.encode()).unwrap();
+    let name = |number| toy::segment_name(1, number);
+    let range = SegmentRange { first: name(1), last: name(20), segments: 20, stored_bytes: 0 };
+    let state = RecoveryState {
+        version: 1,
+        cluster: "main".to_owned(),
+        system: SYSTEM,
+        needed: vec![range],
+        histories: Vec::new(),
+        standby: false,
+        last: None,
+        tail_to: None,
+    };
+    let fetched = |number, state| {
+        let file = LogFile::Segment(name(number));
+        read_on(&world.ports(), directory.path(), state, file);
+        NotedReading::read(directory.path()).unwrap().note
+    };
+    assert_eq!(fetched(3, Some(&state)), first.note, "it is young");
+    world.clock.advance(Duration::from_secs(5 * 3600));
+    assert_eq!(fetched(21, Some(&state)), first.note, "the plan does not name it");
+    assert_eq!(fetched(4, None), first.note, "nobody restored this");
+    let second = fetched(4, Some(&state));
+    assert_ne!(second, first.note);
+    let live = world.cluster.readings(world.clock.now()).unwrap().live;
+    let [live] = &live[..] else { panic!("{live:?}") };
+    assert_eq!((&live.name, &live.backups[..]), (&second, &read[..]));
+    assert_eq!(fetched(5, Some(&state)), second);
+    // A repository that takes nothing is no reason to stop.
+    world.clock.advance(Duration::from_secs(5 * 3600));
+    let opens = FaultyStore::new(world.store.clone(), Schedule::None);
+    drop(world.through(opens.clone()));
+    let fails = Schedule::At(opens.calls(), Fault::ErrorBefore);
+    let store = FaultyStore::new(world.store.clone(), fails);
+    let cluster = world.through(store.clone());
+    let file = LogFile::Segment(name(6));
+    read_on(&world.ports_of(&cluster), directory.path(), Some(&state), file);
+    assert!(store.fault_was_hit());
+    assert_eq!(NotedReading::read(directory.path()).unwrap().note, second);
+}
+
+#[test]
+fn the_journal_of_years_of_expiry_stays_small() {
+    let world = history();
+    let removed = |n: i64, timeline: u32, before: u64| {
+        let before = format!("{timeline:08X}00000000{before:08X}");
+        let fact = Fact::LogRemoved { system: "1".to_owned(), timeline, before };
+        world.cluster.record(day(n), fact).unwrap();
+    };
+    let gap = |n: i64, last: u64| {
+        let name = format!("0000000100000000{last:08X}");
+        let (first, last, reason) = (name.clone(), name, "a test".to_owned());
+        let fact = Fact::LogGap { system: "1".to_owned(), timeline: 1, first, last, reason };
+        world.cluster.record(day(n), fact).unwrap();
+    };
+    (1..=300).for_each(|n| removed(n, 1, 10 * u64::try_from(n).unwrap()));
+    removed(5, 2, 7);
+    gap(3, 2999); // long ago, and the WAL around it is gone
+    gap(4, 3000); // long ago, in WAL that is there
+    gap(299, 2000); // not long ago
+    let others = 4; // backups that were added
+    assert_eq!(world.cluster.journal().unwrap().len(), 300 + 1 + 3 + others);
+    world.clock.set(day(300));
+    let report = apply(&world.ports(), &plan(&inventory(&world), &Policy::default(), day(300)));
+    assert_eq!(report.unwrap().events_dropped, 299 + 1);
+    let left = world.cluster.journal().unwrap();
+    assert_eq!(left.len(), 1 + 1 + 2 + others);
+    let newest = left.iter().find_map(|recorded| match &recorded.event.fact {
+        Fact::LogRemoved { timeline: 1, before, .. } => Some(before.clone()),
+        _ => None,
+    });
+    assert_eq!(newest.unwrap(), format!("0000000100000000{:08X}", 3000));
+    check(&world, "after the journal was swept");
+}
+
+/// A store before one of whose calls something happens.
+struct Between<F> {
+    store: MemoryStore,
+    left: AtomicUsize,
+    happens: F,
+}
+
+impl<F: Fn() + Send + Sync> Between<F> {
+    fn call(&self) -> &MemoryStore {
+        if self.left.fetch_sub(1, Ordering::SeqCst) == 1 {
+            (self.happens)();
+        }
+        &self.store
+    }
+}
+
+impl<F: Fn() + Send + Sync> Store for Between<F> {
+    fn put(&self, key: &Key, body: &[u8]) -> Result<(), StoreError> {
+        self.call().put(key, body)
+    }
+    fn batch(&self) -> Result<Box<dyn Batch>, StoreError> {
+        self.call().batch()
+    }
+    fn get(&self, key: &Key, limit_bytes: u64) -> Result<Vec<u8>, StoreError> {
+        self.call().get(key, limit_bytes)
+    }
+    fn get_range(
+        &self,
+        key: &Key,
+        offset: u64,
+        length: usize,
+        into: &mut Vec<u8>,
+    ) -> Result<(), StoreError> {
+        self.call().get_range(key, offset, length, into)
+    }
+    fn size(&self, key: &Key) -> Result<u64, StoreError> {
+        self.call().size(key)
+    }
+    fn list(&self, prefix: &str, each: &mut dyn FnMut(Entry)) -> Result<(), StoreError> {
+        self.call().list(prefix, each)
+    }
+    fn delete(&self, key: &Key) -> Result<(), StoreError> {
+        self.call().delete(key)
+    }
+    fn location(&self) -> String {
+        self.store.location()
+    }
+}
+
+/// Between any two calls of an expiry somebody begins to read a backup that it removes: either the
+/// manifest is gone by then, or everything that the backup needs is there afterwards, and after the
+/// next expiry too.
+#[test]
+fn whoever_begins_to_read_beside_an_expiry_is_refused_or_keeps_all_that_it_needs() {
+    let start = history();
+    let the_plan = plan(&inventory(&start), &count(1), day(31));
+    let (mut kept_all, mut refused) = (0, 0);
+    for call in 1.. {
+        let world = start.fork();
+        let needed = std::sync::Mutex::new(None);
+        let begun = std::sync::atomic::AtomicBool::new(false);
+        let reader = Reader { cluster: world.cluster.clone(), clock: world.clock.clone() };
+        let read = Arc::new((needed, begun, reader));
+        let reads = Arc::clone(&read);
+        let store = Between {
+            store: world.store.clone(),
+            left: AtomicUsize::new(usize::MAX),
+            happens: move || {
+                reads.1.store(true, Ordering::SeqCst);
+                *reads.0.lock().unwrap() = reads.2.begin(backup_id(0));
+            },
+        };
+        let store = Arc::new(store);
+        let cluster = world.through(Arc::clone(&store));
+        store.left.store(call, Ordering::SeqCst);
+        apply(&world.ports_of(&cluster), &the_plan).unwrap();
+        if !read.1.load(Ordering::SeqCst) {
+            break; // it makes fewer calls
+        }
+        match read.0.lock().unwrap().take() {
+            None => refused += 1,
+            Some(needed) => {
+                kept_all += 1;
+                for round in ["this expiry", "the next"] {
+                    let there = world.objects();
+                    let lost: Vec<_> = needed.iter().filter(|k| !there.contains_key(*k)).collect();
+                    assert!(lost.is_empty(), "call {call}, after {round}: {lost:?}");
+                    apply(&world.ports(), &the_plan).unwrap();
+                }
+            }
+        }
+    }
+    assert!(kept_all > 5 && refused > 5, "{kept_all} {refused}: the test tested too little");
+}
+
+struct Reader {
+    cluster: Cluster,
+    clock: SimClock,
+}
+
+impl Reader {
+    /// Begins to read, and gives the names of what is needed; `None` when the backup is gone.
+    fn begin(&self, id: BackupId) -> Option<Vec<String>> {
+        let reading = Reading::begin(&self.cluster, ReadPurpose::Restore, &[id], &self.clock);
+        let reading = reading.unwrap();
+        let Ok(manifest) = self.cluster.manifest(id) else {
+            reading.end().unwrap();
+            return None;
+        };
+        reading.leave();
+        let mut needed = Vec::new();
+        manifest.each_pack(|pack| {
+            needed.push(format!("clusters/main/data/{}/{:06}", pack.session, pack.number));
+        });
+        let logs = self.cluster.logs().unwrap();
+        let names = logs.iter().map(|log| &log.place);
+        needed.extend(names.map(|place| {
+            format!("clusters/main/wal/{}/{:08X}/{}", place.system, place.timeline, place.name)
+        }));
+        Some(needed)
     }
 }
 

@@ -246,6 +246,18 @@ impl ControlFile {
             .ok_or(ControlError::UnknownVersion { control_version, catalog_version })
     }
 
+    /// The whole number of the transaction near this checkpoint whose lower 32 bits are `xid`: at most
+    /// 2^31 before or after the next one, as far as the server itself tells older from newer.
+    /// `None` for one before the first epoch.
+    ///
+    /// - Source: `FullTransactionIdFromAllowableAt` in PostgreSQL 18's
+    ///   `src/include/access/transam.h`, `TransactionIdPrecedes` in
+    ///   `src/backend/access/transam/transam.c`.
+    pub fn transaction_near(&self, xid: u32) -> Option<u64> {
+        let ahead = xid.wrapping_sub(self.next_xid as u32).cast_signed();
+        self.next_xid.checked_add_signed(i64::from(ahead))
+    }
+
     /// Whether pages carry checksums.
     pub fn checksums(&self) -> bool {
         self.data_checksum_version != 0

@@ -13,7 +13,7 @@ use lifeboat_engine::{
 };
 use lifeboat_units::{Progress, Timestamp};
 
-use crate::control::CONTROL_FILE;
+use crate::control::{CONTROL_FILE, ControlFile};
 use crate::live::backup::read_control;
 use crate::live::cluster::{
     Account, Binaries, Cluster, ClusterError, Places, StopMode, running_postmaster,
@@ -100,6 +100,14 @@ impl Engine for PostgresEngine {
         xid: u32,
     ) -> Option<(Lsn, Timestamp)> {
         facts::find_transaction(name, segment, xid)
+    }
+
+    fn transaction_near(&self, control_file: &[u8], xid: u32) -> Option<u64> {
+        ControlFile::parse(control_file).ok()?.transaction_near(xid)
+    }
+
+    fn record_before(&self, name: SegmentName, segment: &[u8], lsn: Lsn) -> Option<Lsn> {
+        facts::record_before(name, segment, lsn)
     }
 
     fn relocate(&self, file: GeneratedFile, tablespaces: &[Tablespace]) -> GeneratedFile {

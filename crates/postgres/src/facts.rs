@@ -146,6 +146,30 @@ pub fn find_transaction(
     None
 }
 
+/// Where the last record begins that begins in a segment before `lsn`, also one that goes on in
+/// the next segment.
+///
+/// - Shape: as [`log_facts`].
+/// - Reading ends at the first record whose checksum fails: `None` when that is before `lsn`.
+/// - Checked by: `segments_of_a_real_cluster_walk_as_pg_waldump_walks_them`.
+pub fn record_before(name: SegmentName, segment: &[u8], lsn: Lsn) -> Option<Lsn> {
+    let (mut last, mut scratch) = (None, Vec::new());
+    let mut reader = Reader::new(name, segment).ok()?;
+    for record in reader.by_ref() {
+        if record.start >= lsn {
+            return last;
+        }
+        if !record.is_intact(&mut scratch) {
+            return None;
+        }
+        last = Some(record.start);
+        if record.end >= lsn {
+            return last;
+        }
+    }
+    reader.cut_off_start().filter(|start| *start < lsn)
+}
+
 /// Whether a record may be an [`Event`]: cheap, looks at the header only.
 fn is_candidate(record: &Record<'_>) -> bool {
     match record.rmid {

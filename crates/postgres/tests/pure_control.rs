@@ -92,6 +92,24 @@ fn unhex(text: &str) -> Vec<u8> {
 }
 
 #[test]
+fn a_transaction_belongs_to_the_epoch_that_is_near() {
+    let mut control = ControlFile::parse(&unhex(EXPECTED[0].hex)).unwrap();
+    let epoch = 1u64 << 32;
+    for (next, xid, expected) in [
+        (733, 700, Some(700)),
+        (733, 800, Some(800)),
+        (733, u32::MAX, None),
+        (epoch + 733, 800, Some(epoch + 800)),
+        (epoch + 733, u32::MAX, Some(epoch - 1)),
+        (3 * epoch - 5, 7, Some(3 * epoch + 7)),
+        (3 * epoch - 5, u32::MAX - 9, Some(3 * epoch - 10)),
+    ] {
+        control.next_xid = next;
+        assert_eq!(control.transaction_near(xid), expected, "{xid} near {next}");
+    }
+}
+
+#[test]
 fn control_files_of_all_versions_read_as_pg_controldata_says() {
     for expected in &EXPECTED {
         let control = ControlFile::parse(&unhex(expected.hex)).unwrap();

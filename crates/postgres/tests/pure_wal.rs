@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use lifeboat_engine::{LogFacts, Lsn, SegmentName, SegmentNo, SegmentSize, SystemId, TimelineId};
 use lifeboat_postgres::control::ControlFile;
-use lifeboat_postgres::facts::log_facts;
+use lifeboat_postgres::facts::{log_facts, record_before};
 use lifeboat_postgres::wal::{Reader, Tail, WalError, segment_origin};
 use lifeboat_units::Timestamp;
 use proptest::prelude::*;
@@ -117,6 +117,7 @@ fn compare_with_waldump(test: &str, major: u32, segment_mib: u64) {
     let mut expected =
         waldump(&scratch, &wal, &names[0].to_string(), &names[names.len() - 1].to_string());
 
+    let lines: BTreeSet<Lsn> = expected.keys().copied().collect();
     let (mut cut_off, mut scratch_bytes) = (0, Vec::new());
     for name in &names {
         let segment = fs::read(wal.join(name.to_string())).unwrap();
@@ -137,6 +138,7 @@ fn compare_with_waldump(test: &str, major: u32, segment_mib: u64) {
             }
         }
         compare_facts(&facts, &ends, &points);
+        compare_records_before(*name, &segment, &lines);
         assert_eq!(facts.end, reader.end());
         if let Tail::CutOff(record) = reader.tail() {
             cut_off += 1;
@@ -151,6 +153,22 @@ fn compare_with_waldump(test: &str, major: u32, segment_mib: u64) {
     // Before the first segment there was none: what is left was never met.
     assert!(expected.is_empty(), "{:?}", expected.values().map(|l| &l.text).collect::<Vec<_>>());
     assert!(cut_off > 0, "no record lay across two segments: the test tested too little");
+}
+
+/// The record before a position is the last that `pg_waldump` shows before it; cheap positions
+/// only, and the last ones, where a record may go on in the next segment.
+fn compare_records_before(name: SegmentName, segment: &[u8], lines: &BTreeSet<Lsn>) {
+    let number = name.number(SegmentSize::new(segment.len() as u64).unwrap()).unwrap();
+    let (start, end) = (number.0 * segment.len() as u64, (number.0 + 1) * segment.len() as u64);
+    let inside = || lines.range(Lsn(start)..Lsn(end)).copied();
+    assert_eq!(record_before(name, segment, inside().next().unwrap_or(Lsn(start))), None);
+    let picked = inside().take(3).chain(inside().rev().take(3));
+    // Behind the last record that was written nothing is known.
+    let finished = lines.range(Lsn(end)..).next().map(|_| Lsn(end));
+    for at in picked.map(|begins| Lsn(begins.0 + 8)).chain(finished) {
+        let shown = lines.range(Lsn(start)..at).next_back().copied();
+        assert_eq!(record_before(name, segment, at), shown, "before {at} in {name}");
+    }
 }
 
 fn compare_facts(facts: &LogFacts, ends: &[(u32, Timestamp)], points: &[String]) {

@@ -52,6 +52,8 @@ pub enum BoxKind {
     Recipients = 9,
     /// Keys in a key slot.
     Slot = 10,
+    /// A note of who reads.
+    Reading = 11,
 }
 
 /// The symmetric key that seals manifests, maps and names. Whoever writes has it.

@@ -19,6 +19,12 @@ const VERSION_CONTINUED: u8 = 2;
 /// Longest event that is read, in bytes.
 const EVENT_BYTES_MAX: u64 = 64 << 10;
 
+/// From so many events on they are read on several threads: on a file server it is the waiting that
+/// costs, not the work.
+const EVENTS_ALONE_MAX: usize = 64;
+/// Threads that read events.
+const READERS: usize = 8;
+
 /// Something that happened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -112,7 +118,24 @@ impl Cluster {
 
     /// All events, oldest first.
     pub fn journal(&self) -> Result<Vec<Recorded>, RepoError> {
-        self.journal_keys()?.into_iter().map(|key| self.read_event(key)).collect()
+        self.read_events(self.journal_keys()?).into_iter().map(|(_, read)| read).collect()
+    }
+
+    /// Reads events, in the order of their names: each by itself, so that one that is damaged does
+    /// not cost the others.
+    pub fn read_events(&self, keys: Vec<Key>) -> Vec<(Key, Result<Recorded, RepoError>)> {
+        let read = |keys: &[Key]| -> Vec<_> {
+            keys.iter().map(|key| (key.clone(), self.read_event(key.clone()))).collect()
+        };
+        if keys.len() <= EVENTS_ALONE_MAX {
+            return read(&keys);
+        }
+        std::thread::scope(|scope| {
+            let parts = keys.chunks(keys.len().div_ceil(READERS));
+            let readers: Vec<_> = parts.map(|part| scope.spawn(move || read(part))).collect();
+            let joined = readers.into_iter().map(|reader| reader.join().expect("it cannot panic"));
+            joined.flatten().collect()
+        })
     }
 
     /// Names of all events, oldest first; for a reader that goes on after a damaged one.

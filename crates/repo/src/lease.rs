@@ -82,7 +82,7 @@ impl Holder {
     }
 
     /// Whether the holder was a process whose number this process can look up, and is gone.
-    fn certainly_died(&self, me: &Self) -> bool {
+    pub(crate) fn certainly_died(&self, me: &Self) -> bool {
         let comparable = !self.boot.is_empty()
             && self.boot == me.boot
             && !self.pid_namespace.is_empty()

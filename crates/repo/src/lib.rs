@@ -13,6 +13,7 @@
 //! | [`tails`] | pieces of a log file that is not finished yet |
 //! | [`journal`] | facts that outlive backups: what was added, removed, lost |
 //! | [`lease`] | one writer per cluster at a time |
+//! | [`reading`] | who reads, so that nothing is removed meanwhile |
 //!
 //! The bytes are specified in `docs/format/`.
 
@@ -29,6 +30,7 @@ pub mod manifest;
 pub mod map;
 pub mod pack;
 pub mod reader;
+pub mod reading;
 pub mod repository;
 pub mod table;
 pub mod tails;
@@ -48,6 +50,7 @@ pub use manifest::{ChunkRef, Manifest, Totals};
 pub use map::{MapPart, PART_PAGES};
 pub use pack::{BoxRef, PackId};
 pub use reader::ContentReader;
+pub use reading::{ReadPurpose, Reading, Readings};
 pub use repository::{Cluster, Repository};
 pub use table::{FileEntry, PartRef};
 pub use tails::{TailError, TailPlace, assemble};

@@ -298,3 +298,28 @@ fn the_journal_comes_in_the_order_in_which_it_happened() {
     assert!(cluster.record(support::at(9), long).is_err(), "never what cannot be read");
     assert_eq!(cluster.journal().unwrap().len(), 6);
 }
+
+/// How long a long journal takes to read: `cargo test -p lifeboat-repo --test leases -- --ignored
+/// --nocapture long_journal`.
+#[test]
+#[ignore = "measures, and proves nothing"]
+fn a_long_journal_is_measured() {
+    let home = tempfile::tempdir().unwrap();
+    let store = lifeboat_store::LocalStore::create(home.path()).unwrap();
+    let cluster = support::main_cluster(&support::create(store, 1));
+    for second in 0..10_000 {
+        let before = format!("{second:024X}");
+        let system = "1".to_owned();
+        let fact = lifeboat_repo::Fact::LogRemoved { system, timeline: 1, before };
+        cluster.record(support::at(second), fact).unwrap();
+    }
+    let began = std::time::Instant::now();
+    let keys = cluster.journal_keys().unwrap();
+    eprintln!("listed in {:?}", began.elapsed());
+    let began = std::time::Instant::now();
+    keys.iter().for_each(|key| drop(cluster.read_event(key.clone()).unwrap()));
+    eprintln!("read one by one in {:?}", began.elapsed());
+    let began = std::time::Instant::now();
+    assert_eq!(cluster.journal().unwrap().len(), 10_000);
+    eprintln!("read on several threads in {:?}", began.elapsed());
+}

@@ -6,6 +6,7 @@ mod fixed;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use fixed::{Fixed, PAGE};
 use lifeboat_repo::codec::EXTENT_BYTES_MAX;
@@ -15,12 +16,12 @@ use lifeboat_repo::pack::{PackBuilder, PackId, read_toc};
 use lifeboat_repo::reader::{IndexReader, ReadBuffers};
 use lifeboat_repo::table::{PartRef, decode_boxed_part, decode_chunk};
 use lifeboat_repo::{
-    Compression, ContentReader, Keyring, Lease, Protection, Purpose, RepoError, Repository,
-    TailPlace, repository,
+    Compression, ContentReader, Keyring, Lease, Protection, Purpose, ReadPurpose, Reading,
+    RepoError, Repository, TailPlace, repository,
 };
 use lifeboat_store::{Key, MemoryStore, Store};
 use lifeboat_testkit::SimClock;
-use lifeboat_units::Secret;
+use lifeboat_units::{Clock, Secret};
 
 fn directory() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("src/vectors")
@@ -282,6 +283,49 @@ fn the_lease_is_seen_and_a_new_one_has_the_same_fields() {
         all.map(|(name, _)| name.clone()).chain(holder).collect()
     };
     assert_eq!(fields(&new), fields(&old));
+}
+
+#[test]
+fn the_note_of_who_reads_is_seen_until_it_lapses() {
+    let (store, clock) = (store(), SimClock::new(fixed::now()));
+    let cluster = fixed::open(&store, 0x99);
+    assert_eq!(fixed::reading(), vector("reading"));
+    let found = cluster.readings(clock.now()).unwrap();
+    let [live] = &found.live[..] else { panic!("{found:?}") };
+    assert_eq!(
+        (&live.backups[..], live.purpose),
+        (&[fixed::backup_id()][..], ReadPurpose::Restore)
+    );
+    assert_eq!(live.who, "process 4242 on db1");
+    assert_eq!(live.until.to_string(), "2026-11-23T00:15:01Z");
+    clock.advance(Duration::from_secs(3600));
+    let lapsed = cluster.readings(clock.now()).unwrap();
+    assert!(lapsed.live.is_empty() && lapsed.stale.is_empty(), "{lapsed:?}");
+    clock.advance(Duration::from_secs(24 * 3600));
+    assert_eq!(cluster.readings(clock.now()).unwrap().stale, [key_of("reading")]);
+    // A new one has the same fields, and its name is bound to it.
+    store.delete(&key_of("reading")).unwrap();
+    clock.set(fixed::now());
+    let backups = [fixed::backup_id()];
+    let reading = Reading::begin(&cluster, ReadPurpose::Restore, &backups, &clock).unwrap();
+    assert_eq!(reading.name(), "reading/20261123T001501Z-99999999");
+    let body = store.get(&key_of("reading"), 1 << 20).unwrap();
+    let scope = cluster.object_scope(reading.name());
+    let index = &cluster.repository().keyring().index;
+    let mut sealed = body.clone();
+    let plain = index.open_single(&scope, BoxKind::Reading, "x", &mut sealed[1..]).unwrap();
+    let new: serde_json::Value = serde_json::from_slice(plain).unwrap();
+    let old: serde_json::Value = serde_json::from_str(&fixed::reading_json()).unwrap();
+    let fields = |value: &serde_json::Value| -> Vec<String> {
+        value.as_object().unwrap().keys().cloned().collect()
+    };
+    assert_eq!(fields(&new), fields(&old));
+    let later = Key::new("clusters/main/reading/20991123T001501Z-99999999").unwrap();
+    store.put(&later, &body).unwrap();
+    let found = cluster.readings(clock.now()).unwrap();
+    assert_eq!((found.live.len(), found.unreadable.len()), (1, 1), "{found:?}");
+    reading.end().unwrap();
+    assert!(store.get(&key_of("reading"), 1 << 20).unwrap_err().is_not_found());
 }
 
 #[test]

@@ -108,12 +108,12 @@ impl LocalStore {
     fn write(&self, key: &Key, body: &[u8]) -> Result<(OwnedFd, String, File), StoreError> {
         let mut last = io::Error::from(Errno::NOENT);
         for _ in 0..TRIES_MAX {
-            let directory = self.root.make_directory(key)?;
+            let (directory, heir) = self.root.make_directory(key)?;
             if self.size_in("store", &directory, key)?.is_some() {
                 return Err(self.refuse_existing(&directory, key));
             }
             let temporary = temporary_name(key.name());
-            match write_temporary(&directory, &temporary, body) {
+            match write_temporary(&directory, &temporary, heir, body) {
                 Ok(file) => return Ok((directory, temporary, file)),
                 // Somebody removed the directory because it was empty.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => last = error,

@@ -42,7 +42,8 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<Outcome, CliError> {
         keep_window: args.keep_window.or(settings.keep_window),
         ..Policy::default()
     };
-    let inventory = Inventory::load(ports.cluster, ports.engine)?;
+    let mut inventory = Inventory::load(ports.cluster, ports.engine)?;
+    inventory.note_readings(ports.cluster, app.clock.now())?;
     let mut done = Done { plan: retention::plan(&inventory, &policy, app.clock.now()), done: None };
     if args.dry_run {
         app.ui.emit(&done)?;

@@ -78,9 +78,9 @@ struct TargetArgs {
     /// This WAL position, such as 0/3000148
     #[arg(long, value_name = "L")]
     to_lsn: Option<Lsn>,
-    /// The end of this transaction
+    /// The end of this transaction, as pg_current_xact_id() or xmin tell its number
     #[arg(long, value_name = "X")]
-    to_xid: Option<u32>,
+    to_xid: Option<u64>,
     /// A named restore point
     #[arg(long, value_name = "N")]
     to_name: Option<String>,

@@ -84,6 +84,9 @@ fn fetch(
     let opened = app.open(Access::Recovery)?;
     let ports = opened.ports(app);
     let outcome = wal::get(&ports, &args.name, &args.destination, state)?;
+    if let (GetOutcome::Fetched { .. }, Ok(file)) = (&outcome, args.name.parse()) {
+        wal::read_on(&ports, directory, state, file);
+    }
     if prefetches
         && let GetOutcome::Fetched { .. } = &outcome
         && let Some(segment) = segment(&args.name)

@@ -60,7 +60,7 @@ fn in_background(app: &App, path: &Path) -> Result<bool, CliError> {
         cancel: &app.cancel,
         directory: &directory,
         path,
-        target: app.push_target()?,
+        errand: app.push_errand()?,
         timeout: app.settings()?.push_timeout,
     };
     let ack = match call.run(&mut |lock, spool| start_pusher(app, &directory, lock, spool))? {

@@ -38,8 +38,8 @@ pub(crate) fn run(app: &App, _args: &Args) -> Result<Outcome, CliError> {
     let spool = Spool::of(directory);
     let Some(lock) = lock(&spool)? else { return Ok(Outcome::Done) };
     let settings = app.settings()?;
-    let target = app.push_target()?;
-    spool.sign(&lock, target).map_err(files::failed("write to", spool.directory()))?;
+    let errand = app.push_errand()?;
+    spool.sign(&lock, errand).map_err(files::failed("write to", spool.directory()))?;
     let engine = app.engine()?;
     let (global, cancel, clock) = (app.global.clone(), app.cancel.clone(), app.clock);
     let connect = || -> Result<Cluster, ErrorNote> {
@@ -61,7 +61,7 @@ pub(crate) fn run(app: &App, _args: &Args) -> Result<Outcome, CliError> {
             push: PushSettings { compression: settings.compression },
             jobs: settings.push_jobs,
             idle: IDLE,
-            target,
+            target: errand.target,
             backlog_max: settings.backlog_max,
         },
     };

@@ -132,17 +132,21 @@ impl<'a> Planner<'a> {
             Target::Latest => self.reach_latest(),
             Target::Time(at) => self.reach_time(*at),
             Target::Lsn(lsn) => self.reach_lsn(*lsn),
-            Target::Xid(xid) => {
-                let words = format!("transaction {xid}");
-                self.reach_found(&words, RecoveryTarget::Xid(*xid), |finder, segments, _| {
-                    finder.transaction(segments, *xid)
+            Target::Xid(number) => {
+                let words = format!("transaction {number}");
+                let xid = *number as u32; // what the WAL and the server's setting know of it
+                self.reach_found(&words, RecoveryTarget::Xid(xid), |finder, segments, backup| {
+                    match finder.may_meet(backup, *number) {
+                        true => finder.transaction(segments, xid),
+                        false => Ok(None),
+                    }
                 })
             }
             Target::Name(name) => {
                 let words = format!("restore point `{name}`");
                 let target = RecoveryTarget::Name(name.clone());
-                self.reach_found(&words, target, |finder, segments, start| {
-                    finder.restore_point(segments, name, start)
+                self.reach_found(&words, target, |finder, segments, backup| {
+                    finder.restore_point(segments, name, backup.facts.start_lsn)
                 })
             }
         }
@@ -190,7 +194,13 @@ impl<'a> Planner<'a> {
         let needed = needed_for_consistency(backup);
         let segments = cut(backup, reach, Some(needed))?;
         let stop = backup.facts.stop_lsn;
-        let standby = self.request.mode == RecoveryMode::Standby;
+        let recover_to = match self.request.mode {
+            RecoveryMode::Standby => RecoveryTarget::Latest,
+            RecoveryMode::Copy | RecoveryMode::Successor => {
+                let finder = Finder::new(self.ports, backup.facts.identity.system_id);
+                finder.end_of_backup(&segments, stop)?
+            }
+        };
         Ok(Chosen {
             backup,
             way,
@@ -199,7 +209,7 @@ impl<'a> Planner<'a> {
             landing: format!("{stop}, the end of the backup ({})", utc(backup.facts.stopped_at)),
             landing_lsn: Some(stop),
             last_commit: None,
-            recover_to: if standby { RecoveryTarget::Latest } else { RecoveryTarget::Immediate },
+            recover_to,
         })
     }
 
@@ -280,13 +290,13 @@ impl<'a> Planner<'a> {
         find: impl Fn(
             &Finder<'_>,
             &[SegmentName],
-            Lsn,
+            &Backup,
         ) -> Result<Option<super::target::Found>, RestoreError>,
     ) -> Result<Chosen<'a>, RestoreError> {
         for (backup, way) in self.candidates()? {
             let reach = way.reach(backup);
             let finder = Finder::new(self.ports, backup.facts.identity.system_id);
-            let Some(found) = find(&finder, &reach.segments, backup.facts.start_lsn)? else {
+            let Some(found) = find(&finder, &reach.segments, backup)? else {
                 continue;
             };
             if found.lsn <= backup.facts.stop_lsn {

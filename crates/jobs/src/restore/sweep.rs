@@ -22,7 +22,7 @@ use super::place::{failed, is_kept};
 use super::tablespaces::MappedTablespace;
 use crate::facts::BackupFacts;
 use crate::ports::Ports;
-use crate::wal::{RECOVERY_FILE, RECOVERY_KEY_FILE};
+use crate::wal::{READING_FILE, RECOVERY_FILE, RECOVERY_KEY_FILE};
 
 /// Names that a plan lists, at most; the rest is counted.
 const NAMED_MAX: usize = 12;
@@ -91,7 +91,7 @@ impl<'a> Sweep<'a> {
         tablespaces: &[MappedTablespace],
         apply: bool,
     ) -> Result<Differences, RestoreError> {
-        let recovery = [RECOVERY_FILE, RECOVERY_KEY_FILE].map(str::as_bytes);
+        let recovery = [RECOVERY_FILE, RECOVERY_KEY_FILE, READING_FILE].map(str::as_bytes);
         let own = facts.generated.iter().chain([&facts.control_file]);
         let link = |t: &MappedTablespace| {
             let known = Tablespace { oid: t.oid, location: t.location.clone() };

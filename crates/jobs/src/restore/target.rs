@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use lifeboat_engine::{LogFacts, Lsn, SegmentName};
+use lifeboat_engine::{LogFacts, Lsn, RecoveryTarget, SegmentName};
 use lifeboat_repo::{LogHead, LogPlace};
 use lifeboat_units::Timestamp;
 
 use super::error::RestoreError;
 use crate::facts::ArchivedFacts;
+use crate::inventory::Backup;
 use crate::ports::Ports;
 use crate::wal::tail;
 
@@ -83,6 +84,17 @@ impl<'a> Finder<'a> {
         Ok(found.pop())
     }
 
+    /// Whether a transaction of this number can end in what follows a backup: a number that is
+    /// longer than 32 bits must be the one that these bits mean there.
+    pub fn may_meet(&self, backup: &Backup, number: u64) -> bool {
+        if u32::try_from(number).is_ok() {
+            return true;
+        }
+        let control = backup.facts.control_file.bytes();
+        let near = control.and_then(|c| self.ports.engine.transaction_near(&c, number as u32));
+        near == Some(number)
+    }
+
     /// The end of a transaction in these segments. Only segments that may hold it are opened.
     pub fn transaction(
         &self,
@@ -103,6 +115,32 @@ impl<'a> Finder<'a> {
             }
         }
         Ok(None)
+    }
+
+    /// What the server is told so that it ends where a backup does, with the record that ends at
+    /// `stop`.
+    ///
+    /// With `recovery_target = 'immediate'` it looks at the record after that first, which may not be
+    /// archived: a standby's backup may end exactly where a segment does, and after any backup a
+    /// record may follow that goes on in the next segment. Told where the last record begins, it
+    /// stops as soon as that is replayed. Source: `recoveryStopsBefore` and `recoveryStopsAfter` in
+    /// PostgreSQL `src/backend/access/transam/xlogrecovery.c`: only the first knows `immediate`
+    /// for a record that ends no transaction.
+    ///
+    /// - The record is looked for in the last two segments; one that is longer than that, or an
+    ///   engine that does not tell, leaves it at `immediate`.
+    pub fn end_of_backup(
+        &self,
+        segments: &[SegmentName],
+        stop: Lsn,
+    ) -> Result<RecoveryTarget, RestoreError> {
+        for segment in segments.iter().rev().take(2) {
+            let content = self.content(*segment)?;
+            if let Some(begins) = self.ports.engine.record_before(*segment, &content, stop) {
+                return Ok(RecoveryTarget::Lsn(begins));
+            }
+        }
+        Ok(RecoveryTarget::Immediate)
     }
 
     /// The content of a segment, filled up with zeros when it is not finished.

@@ -12,7 +12,7 @@ use lifeboat_engine::{
 };
 use lifeboat_repo::reader::ContentReader;
 use lifeboat_repo::table::check_path;
-use lifeboat_repo::{Manifest, RepoError};
+use lifeboat_repo::{Manifest, ReadPurpose, Reading, RepoError};
 use lifeboat_units::{ByteCount, Stage, Work};
 
 use super::error::RestoreError;
@@ -21,20 +21,35 @@ use super::mark::{Mark, state_of_directory, state_of_tablespace};
 use super::place::{Owner, clear, failed, sync_directory};
 use super::sweep::Sweep;
 use super::tablespaces::{MappedTablespace, map_tablespaces};
-use super::{DeltaReport, RESTORING_MARK, RestorePlan, RestoreReport, RestoreRequest, delta};
+use super::{
+    DeltaReport, RESTORING_MARK, RestorePlan, RestoreReport, RestoreRequest, delta, reading,
+};
 use crate::facts::{BackupFacts, StoredFile};
 use crate::ports::Ports;
 use crate::wal::push::spool::Spool;
 use crate::wal::state::RECOVERY_VERSION;
-use crate::wal::{RECOVERY_KEY_FILE, RecoveryState};
+use crate::wal::{NotedReading, READING_FILE, RECOVERY_KEY_FILE, RecoveryState};
 
 /// Carries a plan out.
+///
+/// A note in the repository keeps the backup and its WAL there meanwhile, and another one until
+/// recovery is over.
 pub fn apply(
     ports: &Ports<'_>,
     plan: &RestorePlan,
     request: &RestoreRequest,
 ) -> Result<RestoreReport, RestoreError> {
+    let mut reading = reading::begin(ports, ReadPurpose::Restore, plan.backup);
+    reading::kept(ports, &mut reading, || write(ports, plan, request))
+}
+
+fn write(
+    ports: &Ports<'_>,
+    plan: &RestorePlan,
+    request: &RestoreRequest,
+) -> Result<RestoreReport, RestoreError> {
     let began = ports.clock.monotonic();
+    // After the note was left: a backup that is listed now stays.
     let manifest = ports.cluster.manifest(plan.backup)?;
     let facts = BackupFacts::of(&manifest)?;
     check_facts(&manifest, &facts)?;
@@ -69,8 +84,10 @@ pub fn apply(
     )?;
     writing.generated()?;
     writing.recovery(plan)?;
+    let recovery = writing.reading(plan)?;
     ports.progress.stage(Stage::Syncing, None);
     writing.finish()?;
+    recovery.map(Reading::leave);
     let took: Duration = ports.clock.monotonic() - began;
     let delta = plan.delta.as_ref().zip(removed).map(|(planned, removed)| DeltaReport {
         pages_compared: written.pages_compared,
@@ -306,6 +323,19 @@ impl<'a> Writing<'a> {
             },
         )?;
         Ok(())
+    }
+
+    /// Leaves a note for the recovery, and its name for `wal get`.
+    fn reading(&self, plan: &RestorePlan) -> Result<Option<Reading>, RestoreError> {
+        let path = self.into.join(READING_FILE);
+        let Some(reading) = reading::begin(self.ports, ReadPurpose::Recovery, plan.backup) else {
+            // One of an earlier recovery here says nothing of this one.
+            remove_whatever(&path)?;
+            return Ok(None);
+        };
+        let noted = NotedReading { note: reading.name().to_owned(), backup: plan.backup };
+        self.write_file(&path, &noted.encode(), 0o600)?;
+        Ok(Some(reading))
     }
 
     /// One barrier over all file systems that were written to, then the control file, then the

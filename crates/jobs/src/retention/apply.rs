@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::collect::{self, Events};
 use super::error::RetentionError;
 use super::logs::{affected, removals};
-use super::plan::{LogRemoval, Plan, Removed};
+use super::plan::{LogRemoval, Plan, Removed, reads_unknown};
 use crate::inventory::{Backup, Inventory, is_about_one_object};
 use crate::ports::Ports;
 
@@ -46,11 +46,12 @@ pub struct Report {
 /// go goes, so that nothing is removed on the strength of an old listing.
 ///
 /// Order, so that a crash at any point harms nothing and the next run goes on: for each backup the
-/// journal, then its manifest; then packs to which no remaining manifest refers; then WAL, the
+/// journal, then its manifest; then another look at who reads (see docs/format/reading.md); then packs to which no remaining manifest refers; then WAL, the
 /// journal first and the oldest file first; then old events and temporaries.
 pub fn apply(ports: &Ports<'_>, plan: &Plan) -> Result<Report, RetentionError> {
     let mut held = Held::acquire(ports)?;
-    let inventory = Inventory::load(ports.cluster, ports.engine)?;
+    let mut inventory = Inventory::load(ports.cluster, ports.engine)?;
+    inventory.note_readings(ports.cluster, ports.clock.now())?;
     let fresh = super::plan::plan(&inventory, &plan.policy, plan.at);
     let mut report = Report { notes: fresh.notes.clone(), ..Report::default() };
     let agreed = agree(plan, &fresh, &mut report);
@@ -61,9 +62,21 @@ pub fn apply(ports: &Ports<'_>, plan: &Plan) -> Result<Report, RetentionError> {
         report.removed.push(removed.backup);
     }
     let events = Events::read(ports)?;
-    collect::packs(ports, &mut held, plan, &events, &mut report)?;
-    remove_logs(ports, &mut held, &inventory, plan, &mut report)?;
-    remove_pieces(ports, &mut held, &inventory, &mut report)?;
+    // Who began to read meanwhile found the manifest gone, or its note is found now.
+    inventory.backups.retain(|backup| !report.removed.contains(&backup.id()));
+    inventory.note_readings(ports.cluster, ports.clock.now())?;
+    match reads_unknown(&inventory) {
+        Some(why) if !report.notes.contains(&why) => report.notes.push(why),
+        Some(_) => {}
+        None => {
+            collect::packs(ports, &mut held, plan, &events, &mut report)?;
+            remove_logs(ports, &mut held, &inventory, plan, &mut report)?;
+            remove_pieces(ports, &mut held, &inventory, &mut report)?;
+        }
+    }
+    for stale in &inventory.readings.stale {
+        ports.cluster.store().delete(stale).map_err(RepoError::from)?;
+    }
     collect::events(ports, &mut held, &events, &mut report)?;
     let prefix = format!("clusters/{}/", ports.cluster.name());
     held.keep()?;
@@ -109,8 +122,7 @@ fn remove_logs(
         return Ok(()); // what that backup needs is not known
     }
     // What is needed by the backups that are there now, whatever the plan knew of them.
-    let ids = inventory.backups.iter().map(Backup::id);
-    let remaining: BTreeSet<BackupId> = ids.filter(|id| !report.removed.contains(id)).collect();
+    let remaining: BTreeSet<BackupId> = inventory.backups.iter().map(Backup::id).collect();
     let unneeded = removals(inventory, &remaining);
     for planned in &plan.logs {
         let of_it = |l: &&LogRemoval| (l.system, l.timeline) == (planned.system, planned.timeline);

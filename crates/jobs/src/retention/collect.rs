@@ -23,14 +23,27 @@ impl Events {
     /// Reads the journal. An event that cannot be read is left alone: `verify` reports it.
     pub(super) fn read(ports: &Ports<'_>) -> Result<Self, RetentionError> {
         let mut events = Vec::new();
-        for key in ports.cluster.journal_keys()? {
-            match ports.cluster.read_event(key) {
+        for (_, read) in ports.cluster.read_events(ports.cluster.journal_keys()?) {
+            match read {
                 Ok(recorded) => events.push((recorded.key, recorded.event)),
                 Err(error) if is_about_one_object(&error) => {}
                 Err(error) => return Err(error.into()),
             }
         }
         Ok(Self(events))
+    }
+
+    /// For each timeline of a system, the event that tells of the furthest removal of WAL.
+    fn furthest_removals(&self) -> BTreeMap<(&str, u32), (&str, &Key)> {
+        let mut furthest: BTreeMap<(&str, u32), (&str, &Key)> = BTreeMap::new();
+        for (key, event) in &self.0 {
+            if let Fact::LogRemoved { system, timeline, before } = &event.fact {
+                // Names of one timeline sort by position.
+                let best = furthest.entry((system, *timeline)).or_insert((before, key));
+                *best = (*best).max((before, key));
+            }
+        }
+        furthest
     }
 
     /// Backups that were removed on purpose.
@@ -136,8 +149,12 @@ fn used_packs(
     Ok(Ok(used))
 }
 
-/// Drops what the journal tells of backups that were removed long ago: first that they were
-/// added, then that they were removed. The other way round they would seem lost.
+/// Drops what the journal tells that nobody needs to know any more.
+///
+/// - Of backups that were removed long ago: first that they were added, then that they were removed.
+///   The other way round they would seem lost.
+/// - That WAL was removed, once more of the same timeline was.
+/// - Gaps long ago in WAL that was removed since.
 pub(super) fn events(
     ports: &Ports<'_>,
     held: &mut Held<'_, '_>,
@@ -164,7 +181,18 @@ pub(super) fn events(
         Fact::BackupRemoved { id, .. } => long_gone(id),
         _ => false,
     });
-    for (key, _) in added.chain(removed) {
+    let furthest = events.furthest_removals();
+    let told_again = events.0.iter().filter(|(key, event)| match &event.fact {
+        Fact::LogRemoved { system, timeline, .. } => {
+            furthest.get(&(system.as_str(), *timeline)).is_some_and(|(_, newest)| *newest != key)
+        }
+        Fact::LogGap { system, timeline, last, .. } => {
+            let removed = furthest.get(&(system.as_str(), *timeline));
+            event.at < until && removed.is_some_and(|(before, _)| last.as_str() < *before)
+        }
+        _ => false,
+    });
+    for (key, _) in added.chain(removed).chain(told_again) {
         held.keep()?;
         ports.cluster.store().delete(key).map_err(RepoError::from)?;
         report.events_dropped += 1;

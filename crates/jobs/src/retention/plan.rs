@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use lifeboat_engine::{SegmentName, SystemId, TimelineId};
 use lifeboat_repo::BackupId;
+use lifeboat_repo::reading::LiveReading;
 use lifeboat_units::{ByteCount, Timestamp};
 use serde::Serialize;
 
@@ -78,6 +79,8 @@ impl Plan {
 ///   reached.
 /// - A backup with damaged pages is no good one: it takes no other's place.
 /// - While a listed backup cannot be read, no WAL goes: what that backup needs is not known.
+/// - What somebody reads stays, with the WAL from there on. While a note of who reads cannot be
+///   read itself, nothing goes.
 pub fn plan(inventory: &Inventory, policy: &Policy, now: Timestamp) -> Plan {
     let mut reasons: BTreeMap<BackupId, BTreeSet<KeepReason>> = BTreeMap::new();
     let mut keep = |backup: &Backup, reason| {
@@ -90,6 +93,12 @@ pub fn plan(inventory: &Inventory, policy: &Policy, now: Timestamp) -> Plan {
     newest_first()
         .filter(|b| policy.holds.contains(&b.id()))
         .for_each(|backup| keep(backup, KeepReason::Held));
+    let readings = &inventory.readings;
+    let is_read = |b: &&Backup| {
+        !readings.unreadable.is_empty()
+            || readings.live.iter().any(|reading| reading.backups.contains(&b.id()))
+    };
+    newest_first().filter(is_read).for_each(|backup| keep(backup, KeepReason::Read));
     if let Some(count) = policy.keep_count {
         keep_by_count(inventory, count, &mut keep);
     }
@@ -107,7 +116,7 @@ pub fn plan(inventory: &Inventory, policy: &Policy, now: Timestamp) -> Plan {
         policy: policy.clone(),
         at: now,
         remove: removed(inventory, policy, &kept),
-        logs: if unreadable || !policy.has_rule() {
+        logs: if unreadable || !policy.has_rule() || reads_unknown(inventory).is_some() {
             Vec::new()
         } else {
             removals(inventory, &kept)
@@ -195,5 +204,33 @@ fn notes(inventory: &Inventory) -> Vec<String> {
             None => format!("{object} cannot be read ({why})"),
         }
     };
-    inventory.unreadable.iter().map(blocked).collect()
+    let read = inventory.readings.live.iter().flat_map(|reading| {
+        reading.backups.iter().map(|backup| {
+            let LiveReading { purpose, who, until, .. } = reading;
+            format!("{backup} is being read by {} ({who}), noted until {until}", purpose.words())
+        })
+    });
+    let unknown = reads_unknown(inventory).into_iter();
+    inventory.unreadable.iter().map(blocked).chain(read).chain(unknown).collect()
+}
+
+/// Why it is not known what readers need; `None` when it is.
+pub(super) fn reads_unknown(inventory: &Inventory) -> Option<String> {
+    let readings = &inventory.readings;
+    if let Some((name, until, why)) = readings.unreadable.first() {
+        return Some(format!("{name} cannot be read ({why}); until {until} nothing goes"));
+    }
+    let is_listed = |id: &BackupId| {
+        let unreadable = inventory.unreadable.iter().filter_map(|u| u.backup());
+        inventory.backups.iter().map(Backup::id).chain(unreadable).any(|listed| listed == *id)
+    };
+    readings.live.iter().find_map(|reading| {
+        let gone = reading.backups.iter().find(|id| !is_listed(id))?;
+        let LiveReading { name, purpose, who, until, .. } = reading;
+        Some(format!(
+            "{gone} is gone, and {} ({who}) still reads it; until {until} no pack and no WAL goes \
+             ({name})",
+            purpose.words()
+        ))
+    })
 }

@@ -47,6 +47,8 @@ pub enum KeepReason {
     NoRule,
     /// Held by the operator.
     Held,
+    /// Somebody reads it.
+    Read,
     /// One of the newest that are to be kept.
     Count,
     /// It ended within the window.
@@ -65,6 +67,7 @@ impl KeepReason {
         match self {
             Self::NoRule => "no rule says what may go",
             Self::Held => "held",
+            Self::Read => "it is being read",
             Self::Count => "one of the newest",
             Self::Window => "within the window",
             Self::WindowStart => "the window's first moments are reached from it",

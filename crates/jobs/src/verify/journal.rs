@@ -15,9 +15,9 @@ pub(super) fn check(
     listed: &BTreeSet<BackupId>,
 ) -> Result<Vec<Fact>, VerifyError> {
     let mut facts = Vec::new();
-    for key in context.cluster().journal_keys()? {
+    for (key, read) in context.cluster().read_events(context.cluster().journal_keys()?) {
         let object = key.to_string();
-        match context.cluster().read_event(key) {
+        match read {
             Ok(recorded) => {
                 count(&context.count.events, 1);
                 facts.push(recorded.event.fact);

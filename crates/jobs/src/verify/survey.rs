@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use lifeboat_repo::reading::until_of;
 use lifeboat_repo::{BackupId, PackId, RepoError};
 use lifeboat_units::ByteCount;
 
@@ -19,6 +20,7 @@ fn is_known(rest: &str) -> bool {
     match rest.split_once('/') {
         Some(("backups", name)) => name.parse::<BackupId>().is_ok(),
         Some(("lease", name)) => name.parse::<u64>().is_ok(),
+        Some(("reading", _)) => until_of(rest).is_some(),
         Some(("journal" | "wal", _)) => true,
         _ => false,
     }

@@ -29,8 +29,8 @@ pub struct GivenUp {
 /// What was given up, oldest first. An event that cannot be read is passed over; `verify` says it.
 pub fn given_up(cluster: &Cluster, inventory: &Inventory) -> Result<Vec<GivenUp>, RepoError> {
     let mut found = Vec::new();
-    for key in cluster.journal_keys()? {
-        let event = match cluster.read_event(key) {
+    for (_, read) in cluster.read_events(cluster.journal_keys()?) {
+        let event = match read {
             Ok(recorded) => recorded.event,
             Err(RepoError::Damaged { .. }) => continue,
             Err(error) if error.is_not_found() => continue,

@@ -9,6 +9,7 @@ use lifeboat_engine::{LogFile, Lsn, SegmentName, SystemId, TimelineId};
 use serde::{Deserialize, Serialize};
 
 use super::error::StateError;
+use super::reading::READING_FILE;
 use crate::inventory::SegmentRange;
 
 /// Lies in the root of a restored data directory until its recovery is over: tells `wal get`
@@ -112,7 +113,7 @@ impl RecoveryState {
     }
 }
 
-fn write_private(directory: &Path, path: &Path, body: &[u8]) -> io::Result<()> {
+pub(super) fn write_private(directory: &Path, path: &Path, body: &[u8]) -> io::Result<()> {
     let temporary = directory.join(format!("{RECOVERY_FILE}.tmp"));
     let write = || {
         let mut file = OpenOptions::new()
@@ -139,7 +140,7 @@ fn write_private(directory: &Path, path: &Path, body: &[u8]) -> io::Result<()> {
 /// Removes what only recovery needs, the unlocked keys first, and ends the fetcher. For
 /// `recovery_end_command`; harmless when there is nothing to remove.
 pub fn finish_recovery(directory: &Path) -> Result<(), StateError> {
-    for name in [RECOVERY_KEY_FILE, RECOVERY_FILE] {
+    for name in [RECOVERY_KEY_FILE, RECOVERY_FILE, READING_FILE] {
         let path = directory.join(name);
         match fs::remove_file(&path) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {

@@ -92,7 +92,7 @@ impl Simulation {
         });
         let (target, records) = match (self.random.below(4), &logged.record) {
             (0, _) => (Target::Latest, to),
-            (1 | 2, Record::Commit { xid, .. }) => (Target::Xid(*xid), chosen + 1),
+            (1 | 2, Record::Commit { xid, .. }) => (Target::Xid(u64::from(*xid)), chosen + 1),
             (1 | 2, Record::Point { name, .. }) => (Target::Name(name.clone()), chosen + 1),
             (3, Record::Commit { at, .. }) if !stepped_back => {
                 // Quiet until the last segment was written, less a second: see `covered_until`.

@@ -117,6 +117,7 @@ mod tests {
             "recovery.signal",
             "backup_label.old",
             "postgresql.auto.conf.tmp",
+            "lifeboat.reading",
             "lifeboat.recovery",
             "lifeboat.restoring",
             "postmaster.pid",

@@ -167,6 +167,7 @@ fn files_of_the_running_server_and_of_restores_stay_behind() {
             "postgresql.auto.conf",
             "postgresql.auto.conf.tmp",
             "lifeboat.prefetch/000000010000000000000001.1",
+            "lifeboat.reading",
             "lifeboat.recovery",
             "lifeboat.recovery.key",
             "lifeboat.restoring",

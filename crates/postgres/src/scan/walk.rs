@@ -35,6 +35,7 @@ const LEFT_OUT: &[&str] = &[
     "backup_manifest.tmp",
     "current_logfiles.tmp",
     "lifeboat.prefetch",
+    "lifeboat.reading",
     "lifeboat.recovery",
     "lifeboat.recovery.key",
     "lifeboat.restoring",

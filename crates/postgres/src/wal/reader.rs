@@ -124,6 +124,15 @@ impl<'a> Reader<'a> {
         self.tail
     }
 
+    /// Where the record begins that is cut off by the end of the segment, when the walk ended there.
+    pub fn cut_off_start(&self) -> Option<Lsn> {
+        match self.tail {
+            Tail::CutOff(record) => Some(record.start),
+            Tail::HeaderCutOff => Some(Lsn(self.header.start.0 + self.at as u64)),
+            Tail::Walking | Tail::Full | Tail::Switched | Tail::Invalid => None,
+        }
+    }
+
     /// Skips the record that began in an earlier segment.
     fn first_record(&mut self) -> Option<usize> {
         let page = self.page(0)?;

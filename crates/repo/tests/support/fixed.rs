@@ -213,6 +213,30 @@ pub fn lease() -> Vec<u8> {
     body
 }
 
+/// The plain note of who reads.
+pub fn reading_json() -> String {
+    let id = backup_id();
+    [
+        r#"{"holder":{"host":"db1","boot":"3f1c8a52-0000-4000-8000-000000000001","#,
+        r#""pid_namespace":"pid:[4026531836]","pid":4242,"process_start":981234},"#,
+        r#""purpose":"restore","backups":[""#,
+        &id.to_string(),
+        r#""],"since":"2026-11-22T23:15:01Z"}"#,
+    ]
+    .concat()
+}
+
+/// The note, sealed with salt 16 times 0x99.
+pub fn reading() -> Vec<u8> {
+    let cluster = CLUSTER.parse().expect("a name");
+    let scope = Scope::object(repository_id(), &cluster, "reading/20261123T001501Z-99999999");
+    let mut body = vec![1];
+    let index = keyring().index;
+    let plain = reading_json();
+    index.seal_single(&scope, BoxKind::Reading, plain.as_bytes(), &Fixed(0x99), &mut body);
+    body
+}
+
 /// The event that is recorded.
 pub fn fact() -> Fact {
     Fact::BackupRemoved { id: backup_id(), reason: "older than 30 days".to_owned() }
@@ -266,6 +290,7 @@ pub fn names() -> Vec<(&'static str, Key)> {
                 .to_owned(),
         ),
         ("event", "clusters/main/journal/20261122T231501.000000Z-77777777".to_owned()),
+        ("reading", "clusters/main/reading/20261123T001501Z-99999999".to_owned()),
         ("lease", "clusters/main/lease/000000000007".to_owned()),
     ];
     list.into_iter().map(|(name, key)| (name, Key::new(key).expect("a key"))).collect()
@@ -285,6 +310,9 @@ pub fn make() -> (MemoryStore, MapPart, Vec<FileEntry>) {
     let pushed = cluster.push_tail(&place, &content, Compression::Auto, now(), log_facts());
     pushed.expect("a tail");
     open(&store, 0x77).record(now(), fact()).expect("an event");
+    let (_, reading_key) =
+        names().into_iter().find(|(name, _)| *name == "reading").expect("a note");
+    store.put(&reading_key, &reading()).expect("a note");
     let (_, lease_key) = names().pop().expect("the last is the lease");
     store.put(&lease_key, &lease()).expect("a lease");
     (store, part, entries)

@@ -6,8 +6,12 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, linkat, openat, renameat_with, unlinkat};
+use rustix::fs::{
+    AtFlags, Mode, OFlags, RenameFlags, fchown, linkat, openat, renameat_with, unlinkat,
+};
 use rustix::io::Errno;
+
+use super::tree::Heir;
 
 /// End of every temporary name; their beginning is a dot, which no key has.
 pub(super) const TEMPORARY_SUFFIX: &str = ".tmp";
@@ -41,11 +45,16 @@ pub(super) fn temporary_name(name: &str) -> String {
 pub(super) fn write_temporary(
     directory: impl AsFd,
     temporary: &str,
+    heir: Option<Heir>,
     body: &[u8],
 ) -> io::Result<File> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mut file = File::from(openat(&directory, temporary, flags, Mode::RUSR | Mode::WUSR)?);
-    match file.write_all(body) {
+    let given = match heir {
+        Some((user, group)) => fchown(&file, Some(user), Some(group)).map_err(io::Error::from),
+        None => Ok(()),
+    };
+    match given.and_then(|()| file.write_all(body)) {
         Ok(()) => Ok(file),
         Err(error) => {
             remove_temporary(&directory, temporary);

@@ -59,7 +59,7 @@ fn now_of(root: &Root) -> Result<i128, StoreError> {
     let failed = |source| root.failed("sweep", "", source);
     let directory = root.open()?;
     let temporary = temporary_name("clock");
-    let file = write_temporary(&directory, &temporary, b"?").map_err(failed)?;
+    let file = write_temporary(&directory, &temporary, None, b"?").map_err(failed)?;
     let status = fstat(&file);
     remove_temporary(&directory, &temporary);
     status.map(|status| nanoseconds(&status)).map_err(|errno| failed(errno.into()))

@@ -9,7 +9,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, FileType, Mode, OFlags, RawDir, mkdirat, openat};
+use rustix::fs::{CWD, FileType, Gid, Mode, OFlags, RawDir, Uid, fchown, mkdirat, openat};
 use rustix::io::Errno;
 
 use super::publish::Publish;
@@ -20,6 +20,9 @@ use crate::key::Key;
 const DIRECTORY_MODE: Mode = Mode::RWXU;
 /// How often a directory that somebody removes at the same moment is made anew.
 pub(super) const TRIES_MAX: usize = 64;
+
+/// User and group that a new file is given to.
+pub(super) type Heir = (Uid, Gid);
 
 /// The root directory of a store, and how failures below it are reported.
 #[derive(Debug)]
@@ -61,16 +64,32 @@ impl Root {
         Ok(Some(current))
     }
 
+    /// To whom a new file or directory is to be given: to the owner of the root, when that is
+    /// another than this process and this process is the system's administrator. What it kept for
+    /// itself, the owner could neither read nor remove.
+    pub(super) fn heir(&self, root: &OwnedFd) -> rustix::io::Result<Option<Heir>> {
+        if !rustix::process::geteuid().is_root() {
+            return Ok(None);
+        }
+        let status = rustix::fs::fstat(root)?;
+        let heir = (Uid::from_raw(status.st_uid), Gid::from_raw(status.st_gid));
+        Ok((!heir.0.is_root()).then_some(heir))
+    }
+
     /// Opens the directory of an object that is about to be written; makes what is missing.
     ///
     /// A directory is synced into its parent before anything is put into it. So one that holds
     /// anything is known to be durable, and only empty ones, which a crash may have left, are
     /// synced again: pushing into an old directory costs no extra barrier.
-    pub(super) fn make_directory(&self, key: &Key) -> Result<OwnedFd, StoreError> {
+    pub(super) fn make_directory(&self, key: &Key) -> Result<(OwnedFd, Option<Heir>), StoreError> {
         let mut last = Errno::NOENT;
         for _ in 0..TRIES_MAX {
-            match make_below(self.open()?, directory_of(key)) {
-                Ok(directory) => return Ok(directory),
+            let root = self.open()?;
+            let made = self
+                .heir(&root)
+                .and_then(|heir| Ok((make_below(root, directory_of(key), heir)?, heir)));
+            match made {
+                Ok(made) => return Ok(made),
                 // Somebody removed one of them at this moment, because it was empty.
                 Err(Errno::NOENT) => {}
                 Err(errno) => {
@@ -148,14 +167,21 @@ pub(super) fn open_directory(parent: impl AsFd, name: &str) -> rustix::io::Resul
 }
 
 /// One try of [`Root::make_directory`]; `NOENT` when a directory vanished on the way.
-fn make_below(root: OwnedFd, path: &str) -> rustix::io::Result<OwnedFd> {
+fn make_below(root: OwnedFd, path: &str, heir: Option<Heir>) -> rustix::io::Result<OwnedFd> {
     let (mut parent, mut current) = (None, root);
     for part in path.split('/').filter(|part| !part.is_empty()) {
         let child = match open_directory(&current, part) {
             Err(Errno::NOENT) => {
                 settle(parent.as_ref(), &current)?;
                 match mkdirat(&current, part, DIRECTORY_MODE) {
-                    Ok(()) | Err(Errno::EXIST) => open_directory(&current, part)?,
+                    Ok(()) => {
+                        let child = open_directory(&current, part)?;
+                        if let Some((user, group)) = heir {
+                            fchown(&child, Some(user), Some(group))?;
+                        }
+                        child
+                    }
+                    Err(Errno::EXIST) => open_directory(&current, part)?,
                     Err(errno) => return Err(errno),
                 }
             }

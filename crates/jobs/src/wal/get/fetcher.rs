@@ -15,6 +15,7 @@ use lifeboat_repo::{LogReader, RepoError};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::super::place::place;
+use super::super::reading::read_on;
 use super::super::state::RecoveryState;
 use super::ask::{PREFETCH_DIRECTORY, Reply, Request, SOCKET, WAIT_MAX, binding, receive, send};
 use super::lookahead::Lookahead;
@@ -115,8 +116,8 @@ pub fn prefetch(
     let state = RecoveryState::read(&directory).map_err(io::Error::other)?;
     let identity = ports.engine.directory_identity(&directory).map_err(io::Error::other)?;
     let system = state.as_ref().map_or(identity.system_id, |state| state.system);
-    let lookahead =
-        Lookahead { size: identity.log_segment, segments: settings.segments as usize, state };
+    let segments = settings.segments as usize;
+    let lookahead = Lookahead { size: identity.log_segment, segments, state: state.clone() };
     let listener = UnixListener::bind(claim.place.join(SOCKET))?;
     listener.set_nonblocking(true)?;
     let fetcher = Fetcher {
@@ -128,6 +129,8 @@ pub fn prefetch(
         binding: binding(&directory, origin, system),
         had_server: ports.engine.has_server(&directory),
         idle: settings.idle,
+        state,
+        reads_on: Mutex::default(),
         inner: Mutex::new(Inner {
             shelf: Shelf::new(lookahead, served),
             over: false,
@@ -172,6 +175,9 @@ struct Fetcher<'a> {
     /// A server ran when it began: when that one stops, recovery has stopped.
     had_server: bool,
     idle: Duration,
+    state: Option<RecoveryState>,
+    /// Held by the thread that sees to the note of this recovery.
+    reads_on: Mutex<()>,
     inner: Mutex<Inner>,
     changed: Condvar,
 }
@@ -301,7 +307,14 @@ impl Fetcher<'_> {
             file.write_all(content)
         };
         match write() {
-            Ok(()) => Fetch::Whole,
+            Ok(()) => {
+                // One thread does; the others need not wait for it.
+                if let Ok(_one) = self.reads_on.try_lock() {
+                    let (directory, state) = (&self.claim.data_directory, self.state.as_ref());
+                    read_on(self.ports, directory, state, file);
+                }
+                Fetch::Whole
+            }
             Err(_) => Fetch::NoRoom,
         }
     }

@@ -4,6 +4,7 @@
 
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use crc_fast::{CrcAlgorithm, checksum};
 
@@ -76,6 +77,32 @@ impl Target {
     pub fn of(url: &str, cluster: &str) -> Self {
         Self(checksum(CrcAlgorithm::Crc64Nvme, format!("{url}\n{cluster}").as_bytes()))
     }
+}
+
+/// With which settings a pusher works: a checksum over the configuration's place and the words that
+/// override it. A call with others needs a pusher of its own; acknowledgements are as good to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings(pub u64);
+
+impl Settings {
+    /// The settings of a configuration and what overrides it, in this order.
+    pub fn of(configuration: &Path, overrides: &[String]) -> Self {
+        let mut text = configuration.as_os_str().as_encoded_bytes().to_vec();
+        for word in overrides {
+            text.push(0);
+            text.extend_from_slice(word.as_bytes());
+        }
+        Self(checksum(CrcAlgorithm::Crc64Nvme, &text))
+    }
+}
+
+/// What a pusher does, and for whom: it answers no call that wants anything else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Errand {
+    /// Where to it pushes.
+    pub target: Target,
+    /// With which settings.
+    pub settings: Settings,
 }
 
 impl Ack {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use lifeboat_engine::{Engine, LogFile};
 use lifeboat_units::{Cancel, Clock};
 
-use super::ack::{Ack, Target};
+use super::ack::{Ack, Errand};
 use super::spool::Spool;
 use crate::wal::error::{PushError, Said};
 
@@ -33,8 +33,8 @@ pub struct Call<'a> {
     pub directory: &'a Path,
     /// The file, as the server gives it.
     pub path: &'a Path,
-    /// Where to.
-    pub target: Target,
+    /// Where to, and with which settings.
+    pub errand: Errand,
     /// How long to wait for the pusher.
     pub timeout: Duration,
 }
@@ -60,7 +60,7 @@ impl Call<'_> {
         start: &mut dyn FnMut(File, &Spool) -> io::Result<()>,
     ) -> Result<Answer, PushError> {
         let spool = Spool::of(self.directory);
-        if let Some(ack) = spool.answer(self.path, self.target) {
+        if let Some(ack) = spool.answer(self.path, self.errand.target) {
             return Ok(Answer::Acknowledged(ack));
         }
         let name = self.path.file_name().map(|name| name.to_string_lossy().into_owned());
@@ -94,7 +94,7 @@ impl Call<'_> {
         let (end, mut ask_at) = (now.saturating_add(self.timeout), now.saturating_add(ASK));
         let (mut pause, mut starts) = (PAUSE_MIN, 0);
         loop {
-            if let Some(ack) = spool.answer(self.path, self.target) {
+            if let Some(ack) = spool.answer(self.path, self.errand.target) {
                 return Ok(Answer::Acknowledged(ack));
             }
             if let Some(note) = spool.note(file) {
@@ -112,7 +112,7 @@ impl Call<'_> {
                 Ok(Some(lock)) => {
                     let started = spool
                         .probe()
-                        .and_then(|()| spool.sign(&lock, self.target))
+                        .and_then(|()| spool.sign(&lock, self.errand))
                         .and_then(|()| start(lock, spool));
                     if let Err(error) = started {
                         return Ok(unusable(spool, &error));
@@ -120,9 +120,10 @@ impl Call<'_> {
                     starts += 1;
                     pause = PAUSE_MIN;
                 }
-                // One that works for another repository or cluster would never answer.
+                // One that works for another repository or cluster would never answer, and one
+                // that began with other words not as this call wants it.
                 Ok(None) => {
-                    if spool.signed().is_some_and(|(target, _)| target != self.target) {
+                    if spool.signed().is_some_and(|(errand, _)| errand != self.errand) {
                         spool.dismiss();
                     }
                 }

@@ -13,7 +13,7 @@ use lifeboat_engine::LogFile;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
-use super::ack::{ACK_BYTES_MAX, Ack, FileStamp, Target};
+use super::ack::{ACK_BYTES_MAX, Ack, Errand, FileStamp, Settings, Target};
 use super::note::ErrorNote;
 
 /// Lies in a data directory that is archived in the background.
@@ -179,18 +179,24 @@ impl Spool {
         }
     }
 
-    /// Notes in the lock for which target the pusher works, and its process.
-    pub fn sign(&self, mut lock: &File, target: Target) -> io::Result<()> {
+    /// Notes in the lock what the pusher does, and its process.
+    pub fn sign(&self, mut lock: &File, errand: Errand) -> io::Result<()> {
+        let Errand { target, settings } = errand;
         lock.set_len(0)?;
         io::Seek::rewind(&mut lock)?;
-        lock.write_all(format!("{:016x} {}\n", target.0, std::process::id()).as_bytes())
+        let process = std::process::id();
+        lock.write_all(format!("{:016x} {process} {:016x}\n", target.0, settings.0).as_bytes())
     }
 
-    /// What [`Spool::sign`] noted: target and process.
-    pub fn signed(&self) -> Option<(Target, u32)> {
+    /// What [`Spool::sign`] noted: errand and process.
+    pub fn signed(&self) -> Option<(Errand, u32)> {
         let text = fs::read_to_string(self.directory.join(LOCK)).ok()?;
-        let (target, process) = text.trim().split_once(' ')?;
-        Some((Target(u64::from_str_radix(target, 16).ok()?), process.parse().ok()?))
+        let mut words = text.split_whitespace();
+        let target = Target(u64::from_str_radix(words.next()?, 16).ok()?);
+        let process = words.next()?.parse().ok()?;
+        // Older programs noted no settings; theirs are not known to be these.
+        let settings = words.next().map_or(Some(0), |word| u64::from_str_radix(word, 16).ok())?;
+        Some((Errand { target, settings: Settings(settings) }, process))
     }
 
     /// Removes the lock: the pusher that holds it ends, and another may begin.

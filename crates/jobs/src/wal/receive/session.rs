@@ -289,8 +289,8 @@ impl Receiver<'_> {
     fn gaps_recorded(&self, say: Say<'_>) -> Result<Vec<Fact>, ReceiveError> {
         let keys = self.ports.cluster.journal_keys().map_err(ReceiveError::Repo)?;
         let mut facts = Vec::new();
-        for key in keys {
-            match self.ports.cluster.read_event(key) {
+        for (_, read) in self.ports.cluster.read_events(keys) {
+            match read {
                 Ok(recorded) => facts.push(recorded.event.fact),
                 Err(error @ RepoError::Damaged { .. }) => {
                     say(ReceiveEvent::Note { message: chain(&error) });
