@@ -208,7 +208,7 @@ fn a_restore_and_its_recovery_keep_what_they_read(major: u32) {
     let mut restore = reading(&lab, &into, &["--to-lsn", &points[0].lsn]);
     signal(restore.id(), "-STOP");
     expire_beside(&lab, "a restore", &ids[0]);
-    assert!(directory.join("lifeboat.restoring").exists(), "it was to stand still in the middle");
+    assert!(!directory.join("global/pg_control").exists(), "it was to stand still unfinished");
     signal(restore.id(), "-CONT");
     assert!(restore.wait().expect("it ends").success());
     expire_beside(&lab, "the recovery of a restored server", &ids[0]);
