@@ -10,10 +10,11 @@ use lifeboat_postgres::live::conninfo::Wanted;
 use lifeboat_postgres::live::privileges::grants;
 use lifeboat_postgres::live::server::ServerFacts;
 use lifeboat_postgres::live::session::Session;
+use lifeboat_postgres::live::slots::Slot;
 use lifeboat_units::{ByteCount, Clock};
 
 use super::check::Point;
-use super::{check_archiving, check_settings};
+use super::{check_archiving, check_receiving, check_settings};
 use crate::app::{Access, App, Opened};
 use crate::error::CliError;
 use crate::ui::{between, seconds};
@@ -48,12 +49,20 @@ pub(crate) fn all(app: &App) -> Vec<Point> {
 }
 
 fn server(app: &App, opened: &Opened, points: &mut Vec<Point>) -> Result<(), CliError> {
-    let facts = ServerFacts::read(&mut Session::open(&app.conninfo()?)?)?;
+    let mut session = Session::open(&app.conninfo()?)?;
+    let facts = ServerFacts::read(&mut session)?;
+    let slot = check_receiving::slot(app, &facts, &mut session)?;
+    drop(session);
+    let received = slot.as_ref().is_some_and(Slot::is_alive);
     points.push(Point::good("connection", format!("as role {}", facts.role)));
     points.push(Point::good("version", format!("PostgreSQL {}", facts.version)));
     points.push(privileges(&facts));
     points.push(clock(app, &facts));
-    points.extend(check_settings::points(app, &facts)?);
+    points.extend(check_settings::points(app, &facts, received)?);
+    if let Some(slot) = slot {
+        let point = check_receiving::point(opened, &facts, &slot);
+        points.push(point.unwrap_or_else(|e| Point::error(check_receiving::NAME, e)));
+    }
     if !facts.privileges.suffice_for_backup() {
         return Ok(()); // the rest needs what a backup needs
     }
@@ -73,16 +82,19 @@ fn server(app: &App, opened: &Opened, points: &mut Vec<Point>) -> Result<(), Cli
     let found = format!("{directory}, system {}", identity.system_id);
     points.push(Point::good("data directory", found));
     points.push(same_system(opened, &identity).unwrap_or_else(|e| Point::error("same system", e)));
-    if !facts.archives() && !facts.in_recovery {
+    let archives = facts.archives() || facts.in_recovery;
+    if !archives && !received {
         points.push(Point::failed(
             "WAL arrives",
-            "not tried: the server does not archive",
+            "not tried: the server does not archive, and nobody receives",
             "see above",
         ));
         return Ok(());
     }
-    let archiving = check_archiving::point(app, opened, origin.data_directory());
-    points.push(archiving.unwrap_or_else(|e| Point::error("archiving", e)));
+    if archives {
+        let archiving = check_archiving::point(app, opened, origin.data_directory());
+        points.push(archiving.unwrap_or_else(|e| Point::error("archiving", e)));
+    }
     points.push(
         arrives(app, opened, &mut origin, &identity)
             .unwrap_or_else(|e| Point::error("WAL arrives", e)),
@@ -192,7 +204,7 @@ fn arrives(
     Ok(Point::failed(
         NAME,
         format!("segment {segment} did not arrive in {}: {why}", seconds(timeout.as_secs_f64())),
-        "the server's log holds what archive_command printed",
+        "the server's log holds what archive_command printed; of `wal receive`, its own output",
     ))
 }
 

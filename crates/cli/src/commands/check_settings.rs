@@ -10,16 +10,25 @@ use crate::server_commands::setting;
 /// Summaries that are kept for less are gone before the next daily backup, in minutes.
 const SUMMARY_MINUTES_MIN: u64 = 2 * 24 * 60;
 
-/// Looks at every setting that matters.
-pub(crate) fn points(app: &App, facts: &ServerFacts) -> Result<Vec<Point>, CliError> {
+/// Looks at every setting that matters. Where WAL is received, it need not be archived.
+pub(crate) fn points(
+    app: &App,
+    facts: &ServerFacts,
+    received: bool,
+) -> Result<Vec<Point>, CliError> {
     if facts.in_recovery && facts.setting("archive_mode") != Some("always") {
         return Ok(vec![wal_level(facts), checksums(facts)]); // the rest is the primary's
     }
-    let wanted = app.server_commands()?.archive();
-    Ok(vec![
-        wal_level(facts),
-        archive_mode(facts),
-        archive_command(facts, &wanted, &app.settings()?.file.display().to_string()),
+    let mut points = vec![wal_level(facts)];
+    if received && facts.setting("archive_mode") == Some("off") {
+        points.push(Point::good("archive_mode", "off: WAL is received instead"));
+    } else {
+        let wanted = app.server_commands()?.archive();
+        points.push(archive_mode(facts));
+        points.push(archive_command(facts, &wanted, &app.settings()?.file.display().to_string()));
+        points.push(archiver(facts));
+    }
+    points.extend([
         switched_on(
             facts,
             "full_page_writes",
@@ -28,8 +37,8 @@ pub(crate) fn points(app: &App, facts: &ServerFacts) -> Result<Vec<Point>, CliEr
         switched_on(facts, "fsync", "a crash of the machine can destroy the database itself"),
         checksums(facts),
         summaries(facts),
-        archiver(facts),
-    ])
+    ]);
+    Ok(points)
 }
 
 fn wal_level(facts: &ServerFacts) -> Point {
@@ -44,7 +53,11 @@ fn wal_level(facts: &ServerFacts) -> Point {
 
 fn archive_mode(facts: &ServerFacts) -> Point {
     match facts.setting("archive_mode") {
-        Some("off") => Point::failed("archive_mode", "off", "archive_mode = 'on', and a restart"),
+        Some("off") => Point::failed(
+            "archive_mode",
+            "off, and nobody receives WAL",
+            "archive_mode = 'on', and a restart; or `lifeboat wal receive` as a service",
+        ),
         Some(mode) => Point::good("archive_mode", mode),
         None => hidden("archive_mode"),
     }
