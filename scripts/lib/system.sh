@@ -15,6 +15,7 @@ zstd        /usr/bin/zstd
 patchelf    /usr/bin/patchelf
 tzdata      /usr/share/zoneinfo/UTC
 python3     /usr/bin/python3
+libfaketime /usr/share/doc/libfaketime/copyright
 END
 }
 

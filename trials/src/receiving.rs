@@ -19,10 +19,21 @@ pub struct Receiving {
 impl Receiving {
     /// Starts it. `name` names its output.
     pub fn start(lab: &Lab, name: &str, arguments: &[&str]) -> Self {
+        Self::start_with(lab, name, arguments, &|_| {})
+    }
+
+    /// The same; `prepare` sees the command before it is started.
+    pub fn start_with(
+        lab: &Lab,
+        name: &str,
+        arguments: &[&str],
+        prepare: &dyn Fn(&mut Command),
+    ) -> Self {
         let (output, errors) =
             (lab.place(&format!("{name}.events")), lab.place(&format!("{name}.errors")));
         let mut command = lab.command(&["--json"]);
         command.args(["wal", "receive"]).args(arguments);
+        prepare(&mut command);
         let file = |path: &PathBuf| Stdio::from(File::create(path).expect("it can be written"));
         let child = command.stdout(file(&output)).stderr(file(&errors)).spawn();
         Self { child: child.expect("the program starts"), output, errors }

@@ -50,55 +50,6 @@ fn more_commits(writers: &Writers, more: usize) {
     until("clients commit", || acknowledged(writers).len() >= before + more);
 }
 
-fn synchronous(major: u32, rounds: &[(bool, bool)]) {
-    let test = format!("no_acknowledged_commit_is_lost on {major}");
-    let Some(lab) = lab(&test, major) else { return };
-    lab.backup();
-    lab.archive_nowhere();
-    let arguments = ["--create-slot", "--synchronous"];
-    let mut receiver = Receiving::start(&lab, "first", &arguments);
-    receiver.wait_for("streaming", 1);
-    lab.server.execute("ALTER SYSTEM SET synchronous_standby_names = 'lifeboat'");
-    lab.server.execute("SELECT pg_reload_conf()");
-    let writers = Writers::start(&lab.server, 4);
-    for (round, (server, receiving)) in rounds.iter().enumerate() {
-        more_commits(&writers, 150 + round * 37);
-        if *server {
-            lab.server.kill_9();
-        }
-        if *receiving {
-            receiver.kill_9();
-        }
-        // Without the server nothing more can be acknowledged, without the receiver neither.
-        let seen = acknowledged(&writers);
-        if *server && !*receiving {
-            assert_eq!(receiver.terminate(), Some(0), "{}", receiver.words());
-        }
-        nothing_is_lost(&lab, &format!("round{round}"), &seen);
-        if *server {
-            lab.server.start();
-        }
-        receiver = Receiving::start(&lab, &format!("after{round}"), &arguments);
-    }
-    more_commits(&writers, 50);
-    let log = writers.stop();
-    let commits = log.iter().filter(|w| w.acknowledged.is_some()).count();
-    assert!(commits > 150 * rounds.len(), "{commits} commits test too little");
-    assert_eq!(receiver.terminate(), Some(0), "{}", receiver.words());
-    lab.run(&["verify"]).ok();
-}
-
-#[test]
-fn no_acknowledged_commit_is_lost() {
-    // Server, receiver, both.
-    synchronous(18, &[(true, true), (false, true), (true, false), (true, true)]);
-}
-
-#[test]
-fn no_acknowledged_commit_is_lost_on_15() {
-    synchronous(15, &[(true, true)]);
-}
-
 #[test]
 fn push_and_receive_side_by_side_are_one_archive_and_the_last_seconds_are_reached() {
     let test = "push_and_receive_side_by_side";
@@ -177,14 +128,11 @@ fn what_was_held_back_too_long_is_a_gap_that_is_recorded_and_answered() {
             assert_eq!(refused.wait(), Some(1), "{}", refused.words());
             assert!(refused.words().contains("--create-slot"), "{}", refused.words());
         }
-        // One gap is enough: on a busy machine the next checkpoint would make another.
-        server.execute("ALTER SYSTEM SET max_slot_wal_keep_size = '-1'");
-        server.execute("ALTER SYSTEM SET wal_keep_size = '64MB'");
-        server.execute("SELECT pg_reload_conf()");
         let mut receiver = Receiving::start(&lab, "again", &["--create-slot"]);
         receiver.wait_for("gap", 1);
         let list = lab.run(&["wal", "list"]).ok().stdout;
         assert!(list.contains("given up") && list.contains("take a backup"), "{list}");
+        assert_eq!(receiver.count("gap"), 1, "{}", receiver.words());
         // Receiving goes on, and a new backup is made of it.
         let backup = lab.spawn(&["backup"]);
         let ended = backup.wait_with_output().expect("it ends");
@@ -195,12 +143,56 @@ fn what_was_held_back_too_long_is_a_gap_that_is_recorded_and_answered() {
             format!("SELECT count(*) FROM pg_stat_replication WHERE flush_lsn >= '{lsn}'");
         until("it is shipped", || server.value(&shipped) == "1");
         assert_eq!(receiver.terminate(), Some(0), "{}", receiver.words());
+        assert_eq!(receiver.count("gap"), 1, "{}", receiver.words());
         let restored = Restored::start(&lab, "after", &["--latest"]);
         assert_eq!(restored.value("SELECT i FROM after"), "1");
         restored.check_and_stop();
         let list = lab.run(&["wal", "list"]).ok().stdout;
         assert!(!list.contains("take a backup"), "{list}");
     }
+}
+
+/// Drops the slot under whoever uses it.
+fn drop_slot(lab: &Lab) {
+    until("the slot is dropped", || {
+        let mut client = lab.server.client();
+        let sql = "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots";
+        client.batch_execute(sql).expect("it may be terminated");
+        client.batch_execute("SELECT pg_drop_replication_slot('lifeboat')").is_ok()
+    });
+}
+
+#[test]
+fn a_slot_that_is_dropped_under_the_receiver_is_no_gap_while_the_wal_is_there() {
+    let test = "a_slot_that_is_dropped_under_the_receiver_is_no_gap_while_the_wal_is_there";
+    let Some(lab) = lab(test, 18) else { return };
+    lab.backup();
+    lab.archive_nowhere(); // so that WAL stays until it is archived
+    let mut receiver = Receiving::start(&lab, "receiver", &["--create-slot", "--ship-every", "1s"]);
+    receiver.wait_for("streaming", 1);
+    let writers = Writers::start(&lab.server, 3);
+    for times in 2..5 {
+        more_commits(&writers, 200);
+        drop_slot(&lab);
+        receiver.wait_for("slot-created", times);
+        receiver.wait_for("streaming", times);
+        lab.server.execute("CHECKPOINT");
+    }
+    more_commits(&writers, 200);
+    let seen: Vec<u64> =
+        writers.stop().iter().filter_map(|w| w.acknowledged.map(|_| w.id)).collect();
+    let lsn = lab.server.value("SELECT pg_current_wal_flush_lsn()");
+    let shipped = format!("SELECT flush_lsn >= '{lsn}' FROM pg_stat_replication");
+    until("it is shipped", || lab.server.query(&shipped) == ["t"]);
+    assert_eq!(receiver.terminate(), Some(0), "{}", receiver.words());
+    assert_eq!(receiver.count("gap"), 0, "{}", receiver.words());
+    nothing_is_lost(&lab, "latest", &seen);
+    // Whoever may not make slots says what to do.
+    let mut strict = Receiving::start(&lab, "strict", &[]);
+    strict.wait_for("streaming", 1);
+    drop_slot(&lab);
+    assert_eq!(strict.wait(), Some(1), "{}", strict.words());
+    assert!(strict.words().contains("[LB-RCV-003]"), "{}", strict.words());
 }
 
 #[test]

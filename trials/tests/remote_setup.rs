@@ -153,14 +153,14 @@ fn what_init_prints_to_receive_wal_is_enough() {
     receiver.wait_for("streaming", 1);
     lab.server.execute("GRANT EXECUTE ON FUNCTION pg_switch_wal() TO keeper");
     let checked = check(&lab).ok();
-    stands(&checked, "replication slot", "good", "`lifeboat` is being received");
+    stands(&checked, "receiving", "good", "slot `lifeboat` is in use");
     stands(&checked, "WAL arrives", "good", "segment");
     let backup = lab.backup();
     assert_same_files(&lab, "received", backup["id"].as_str().unwrap_or_default());
     assert_eq!(receiver.terminate(), Some(0));
     let slot = "SELECT active FROM pg_replication_slots WHERE slot_name = 'lifeboat'";
     wait_for("the slot is free", || lab.server.value(slot) == "f");
-    stands(&check(&lab), "replication slot", "note", "the server keeps all WAL");
+    stands(&check(&lab), "receiving", "failed", "nobody uses slot `lifeboat`");
 }
 
 /// Each thing that a remote backup needs is taken away: `check` names it and what to do, and so

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lifeboat_units::Timestamp;
+use lifeboat_units::{ByteCount, Timestamp};
 
 use crate::error::EngineError;
 use crate::identity::SystemId;
@@ -59,7 +59,11 @@ pub enum SlotState {
     Present {
         /// Oldest position that the server keeps for it.
         keeps_from: Option<Lsn>,
+        /// The server gives the slot up when it would have to keep more; `None` without a limit.
+        keeps_bytes_max: Option<ByteCount>,
     },
+    /// The server does not tell; the stream will say whether it is there.
+    Untold,
 }
 
 /// What a stream gives.

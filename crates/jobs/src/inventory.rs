@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use lifeboat_engine::{
-    Ancestry, Engine, EngineError, LogFile, SegmentName, SegmentNo, SegmentSize, SystemId,
+    Ancestry, Engine, EngineError, LogFile, Lsn, SegmentName, SegmentNo, SegmentSize, SystemId,
     TimelineId,
 };
 use lifeboat_repo::{
@@ -85,6 +85,13 @@ impl Timeline {
     /// The last segment of which anything is there.
     pub fn last(&self) -> Option<SegmentNo> {
         self.segments.keys().chain(self.tails.keys()).max().copied()
+    }
+
+    /// How far it is stored: the end of the last segment of which anything is there.
+    pub fn end(&self) -> Option<Lsn> {
+        let whole = self.segments.last_key_value().map(|(n, _)| n.end(self.segment_size));
+        let tail = self.tails.iter().map(|(n, tail)| tail.end(*n, self.segment_size)).max();
+        whole.max(tail)
     }
 
     /// Its segments as ranges; between two ranges is a gap.

@@ -246,6 +246,56 @@ fn what_the_server_no_longer_has_is_a_recorded_gap_and_it_goes_on_after_it() {
     check(&world.cluster, &server, timeline, server.end().1, 0);
 }
 
+/// The gaps that are recorded, as names of the first and the last segment.
+fn gaps(world: &World) -> Vec<(String, String)> {
+    let facts = world.cluster.journal().unwrap().into_iter().map(|r| r.event.fact);
+    let gap = |fact| match fact {
+        Fact::LogGap { first, last, .. } => Some((first, last)),
+        _ => None,
+    };
+    facts.filter_map(gap).collect()
+}
+
+#[test]
+fn a_slot_that_was_given_up_costs_one_gap_however_busy_the_server_is() {
+    // Segments that are written, and a checkpoint, before each of the next connections. Up to 2
+    // may be kept for a slot: beyond that the new slot is given up, too, before it is used.
+    for (strict, tenths) in
+        [(false, 5), (true, 5), (false, 13), (true, 13), (false, 27), (true, 27)]
+    {
+        let what = format!("strict: {strict}, {tenths} tenths of a segment");
+        let world = World::new();
+        let server = ToyStreamer::new(SYSTEM, 12);
+        server.keep_at_most(2 << 20, strict);
+        server.write(1_200_000);
+        world.backup(1, 1, &[], None);
+        receive(&world, &server, true);
+        server.write(5_000_000);
+        server.checkpoint();
+        server.busy(4, (tenths << 20) / 10);
+        let events = receive(&world, &server, true);
+        let told = events.iter().filter(|e| matches!(e, ReceiveEvent::Gap { .. })).count();
+        let gaps = gaps(&world);
+        assert_eq!((told, gaps.len()), (1, 1), "{what}: {events:#?}");
+        assert_eq!(gaps[0].0, toy::segment_name(1, 2).to_string(), "{what}");
+        // What follows it is there without a hole.
+        let last: SegmentName = gaps[0].1.parse().unwrap();
+        let goes_on = last.number(toy::segment_size()).unwrap().next();
+        let (timeline, end) = server.end();
+        let behind = end.segment(toy::segment_size()).0 - goes_on.0;
+        check(&world.cluster, &server, timeline, end, behind);
+        // It is said once, and the slot holds.
+        server.busy(0, 0);
+        server.write(3_000_000);
+        let events = receive(&world, &server, true);
+        assert!(
+            !events.iter().any(|e| matches!(e, ReceiveEvent::Gap { .. })),
+            "{what}: {events:?}"
+        );
+        check(&world.cluster, &server, timeline, server.end().1, behind + 2);
+    }
+}
+
 #[test]
 fn two_receivers_at_once_are_one() {
     let world = World::new();

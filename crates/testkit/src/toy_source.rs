@@ -9,7 +9,7 @@ use lifeboat_engine::{
     EngineError, LogFacts, LogSource, Lsn, SegmentNo, SlotState, SourceError, SourceEvent,
     SourceIdentity, SystemId, TimelineId,
 };
-use lifeboat_units::{Cancel, Code, Explain, Retry, Timestamp};
+use lifeboat_units::{ByteCount, Cancel, Code, Explain, Retry, Timestamp};
 
 use crate::SimClock;
 use crate::toy::{self, SEGMENT_BYTES};
@@ -49,8 +49,16 @@ struct State {
     /// Where a timeline left the one before.
     forks: BTreeMap<u32, Lsn>,
     slot: Option<Option<Lsn>>,
+    /// A slot that would have to keep more is given up.
+    keeps_max: Option<u64>,
+    /// A slot that was given up cannot be used, as since PostgreSQL 18.
+    strict: bool,
+    /// Where the last checkpoint began.
+    checkpoint: Lsn,
     /// Everything before it was removed.
     kept_from: Lsn,
+    /// For so many connections more: so many bytes are written before each, and a checkpoint.
+    busy: (u32, usize),
     /// Calls until the line is cut; `None` for never.
     cut_after: Option<u32>,
     random: u64,
@@ -79,7 +87,11 @@ impl ToyStreamer {
             timelines: BTreeMap::from([(1, Vec::new())]),
             forks: BTreeMap::new(),
             slot: Some(Some(base())),
+            keeps_max: None,
+            strict: false,
+            checkpoint: base(),
             kept_from: base(),
+            busy: (0, 0),
             cut_after: None,
             random: seed | 1,
             stream: None,
@@ -120,7 +132,11 @@ impl ToyStreamer {
             timelines: state.timelines.clone(),
             forks: state.forks.clone(),
             slot: state.slot,
+            keeps_max: state.keeps_max,
+            strict: state.strict,
+            checkpoint: state.checkpoint,
             kept_from: state.kept_from,
+            busy: (0, 0),
             cut_after: None,
             random: seed | 1,
             stream: None,
@@ -141,10 +157,29 @@ impl ToyStreamer {
         let (_, length) = state.newest();
         let whole = length / SEGMENT_BYTES * SEGMENT_BYTES;
         state.kept_from = Lsn(base().0 + whole as u64);
+        state.checkpoint = Lsn(base().0 + length as u64);
         if slot {
             state.slot = None;
         }
         state.stream = None;
+    }
+
+    /// A slot that holds back more than so many bytes is given up by the next checkpoint; if
+    /// `strict`, it cannot be used from then on.
+    pub fn keep_at_most(&self, bytes: u64, strict: bool) {
+        let mut state = self.state();
+        (state.keeps_max, state.strict) = (Some(bytes), strict);
+    }
+
+    /// Before each of the next connections so much is written, and a checkpoint made.
+    pub fn busy(&self, connections: u32, bytes: usize) {
+        self.state().busy = (connections, bytes);
+    }
+
+    /// Removes what lies before the checkpoint, except what the slot keeps; gives the slot up when
+    /// that is too much.
+    pub fn checkpoint(&self) {
+        self.state().checkpoint();
     }
 
     /// What a timeline holds up to a position, segment by segment, as far as it is its own.
@@ -238,6 +273,20 @@ impl State {
         }
     }
 
+    fn checkpoint(&mut self) {
+        let size = toy::segment_size();
+        let end = Lsn(base().0 + self.newest().1 as u64);
+        let back = |at: Lsn| (end.segment(size).0 - at.segment(size).0) * size.bytes();
+        let kept =
+            self.slot.flatten().filter(|at| self.keeps_max.is_none_or(|max| back(*at) <= max));
+        if self.slot.is_some() {
+            self.slot = Some(kept);
+        }
+        let from = kept.map_or(end, |kept| kept.min(end)).segment(size).start(size);
+        self.kept_from = self.kept_from.max(from);
+        self.checkpoint = end;
+    }
+
     fn cut(&mut self) -> Result<(), SourceError> {
         if let Some(left) = &mut self.cut_after {
             if *left == 0 {
@@ -256,6 +305,12 @@ impl LogSource for ToyStreamer {
         let mut state = self.state();
         state.cut()?;
         state.stream = None;
+        if state.busy.0 > 0 {
+            state.busy.0 -= 1;
+            let bytes = state.busy.1;
+            state.write(bytes);
+            state.checkpoint();
+        }
         let (timeline, length) = state.newest();
         Ok(SourceIdentity {
             server: "toy".to_owned(),
@@ -278,7 +333,10 @@ impl LogSource for ToyStreamer {
         let mut state = self.state();
         state.cut()?;
         Ok(match state.slot {
-            Some(keeps_from) => SlotState::Present { keeps_from },
+            Some(keeps_from) => {
+                let keeps_bytes_max = state.keeps_max.map(ByteCount);
+                SlotState::Present { keeps_from, keeps_bytes_max }
+            }
             None => SlotState::Missing,
         })
     }
@@ -286,8 +344,8 @@ impl LogSource for ToyStreamer {
     fn create_slot(&mut self, _name: &str) -> Result<(), SourceError> {
         let mut state = self.state();
         state.cut()?;
-        let (_, length) = state.newest();
-        state.slot = Some(Some(Lsn(base().0 + length as u64).max(state.kept_from)));
+        // As PostgreSQL does: from the last checkpoint on.
+        state.slot = Some(Some(state.checkpoint.max(state.kept_from)));
         Ok(())
     }
 
@@ -303,6 +361,9 @@ impl LogSource for ToyStreamer {
         state.cut()?;
         if state.slot.is_none() {
             return Err(SourceError::SlotMissing(refused("no slot")));
+        }
+        if state.strict && state.slot == Some(None) {
+            return Err(SourceError::SlotLost(refused("the slot was given up")));
         }
         if from < state.kept_from {
             return Err(SourceError::Removed(refused("it was removed")));

@@ -11,10 +11,11 @@ use lifeboat_postgres::live::privileges::grants;
 use lifeboat_postgres::live::remote::MAJOR_MIN;
 use lifeboat_postgres::live::server::ServerFacts;
 use lifeboat_postgres::live::session::Session;
+use lifeboat_postgres::live::slots::Slot;
 use lifeboat_units::{ByteCount, Clock};
 
 use super::check::Point;
-use super::{check_archiving, check_remote, check_settings};
+use super::{check_archiving, check_receiving, check_remote, check_settings};
 use crate::app::{Access, App, Opened};
 use crate::error::CliError;
 use crate::origin::{self, Place};
@@ -53,25 +54,38 @@ fn server(app: &App, opened: &Opened, points: &mut Vec<Point>) -> Result<(), Cli
     let conninfo = app.conninfo()?;
     let mut session = Session::open(&conninfo)?;
     let facts = ServerFacts::read(&mut session)?;
+    let slot = check_receiving::slot(app, &facts, &mut session)?;
+    let seen = Seen { facts: &facts, received: slot.as_ref().is_some_and(Slot::is_alive) };
     points.push(Point::good("connection", format!("as role {}", facts.role)));
     match origin::place(conninfo, app.origin_options(Wanted::Any)?)? {
-        Place::Here(origin) => here(app, opened, &facts, origin, points),
-        Place::Far(why) => far(app, opened, (session, &facts), &why, points),
+        Place::Here(origin) => here(app, opened, (seen, slot.as_ref()), origin, points),
+        Place::Far(why) => far(app, opened, (session, seen, slot.as_ref()), &why, points),
     }
+}
+
+/// What the server says of itself, and whether its WAL is received.
+#[derive(Clone, Copy)]
+pub(crate) struct Seen<'a> {
+    /// What it says.
+    pub facts: &'a ServerFacts,
+    /// Whether somebody receives through the slot of the configuration.
+    pub received: bool,
 }
 
 /// A server whose data directory can be read here.
 fn here(
     app: &App,
     opened: &Opened,
-    facts: &ServerFacts,
+    (seen, slot): (Seen<'_>, Option<&Slot>),
     mut origin: Box<PostgresOrigin>,
     points: &mut Vec<Point>,
 ) -> Result<(), CliError> {
+    let facts = seen.facts;
     points.push(Point::good("version", format!("PostgreSQL {}", facts.version)));
     points.push(privileges(facts));
     points.push(clock(app, facts));
-    points.extend(check_settings::points(app, facts, false)?);
+    points.extend(check_settings::points(app, seen, false)?);
+    points.extend(slot.map(|slot| check_receiving::point(opened, facts, slot)));
     if !facts.privileges.suffice_for_backup() {
         return Ok(()); // the rest needs what a backup needs
     }
@@ -94,7 +108,7 @@ fn here(
         let archiving = check_archiving::point(app, opened, origin.data_directory());
         points.push(archiving.unwrap_or_else(|e| Point::error("archiving", e)));
     }
-    points.push(whole_loop(app, opened, (facts, &identity), origin.as_mut()));
+    points.push(whole_loop(app, opened, (seen, &identity), origin.as_mut()));
     Ok(())
 }
 
@@ -102,17 +116,19 @@ fn here(
 fn far(
     app: &App,
     opened: &Opened,
-    (mut session, facts): (Session, &ServerFacts),
+    (mut session, seen, slot): (Session, Seen<'_>, Option<&Slot>),
     why: &str,
     points: &mut Vec<Point>,
 ) -> Result<(), CliError> {
+    let facts = seen.facts;
     let conninfo = app.conninfo()?.only(session.host());
     let wire = app.settings()?.wire_compression;
     points.push(Point::good("data directory", format!("the server sends its files: {why}")));
     points.push(check_remote::version(facts));
     points.extend(check_remote::points(&mut session, facts, &conninfo, wire)?);
     points.push(clock(app, facts));
-    points.extend(check_settings::points(app, facts, true)?);
+    points.extend(check_settings::points(app, seen, true)?);
+    points.extend(slot.map(|slot| check_receiving::point(opened, facts, slot)));
     drop(session);
     if facts.major() < MAJOR_MIN {
         return Ok(());
@@ -123,7 +139,7 @@ fn far(
     }
     let identity = origin.identity()?;
     points.push(same_system(opened, &identity).unwrap_or_else(|e| Point::error("same system", e)));
-    points.push(whole_loop(app, opened, (facts, &identity), &mut origin));
+    points.push(whole_loop(app, opened, (seen, &identity), &mut origin));
     Ok(())
 }
 
@@ -131,12 +147,12 @@ fn far(
 fn whole_loop(
     app: &App,
     opened: &Opened,
-    (facts, identity): (&ServerFacts, &ClusterIdentity),
+    (seen, identity): (Seen<'_>, &ClusterIdentity),
     origin: &mut dyn Origin,
 ) -> Point {
     const NAME: &str = "WAL arrives";
-    let is_received = facts.slots.iter().any(|slot| slot.active);
-    if !facts.archives() && !facts.in_recovery && !is_received {
+    let Seen { facts, received } = seen;
+    if !facts.archives() && !facts.in_recovery && !received {
         let found = "not tried: the server does not archive, and nobody receives its WAL";
         return Point::failed(NAME, found, "see above");
     }
@@ -253,7 +269,7 @@ fn arrives(
     Ok(Point::failed(
         NAME,
         format!("segment {segment} did not arrive in {}: {why}", seconds(timeout.as_secs_f64())),
-        "the server's log holds what archive_command printed",
+        "the server's log holds what archive_command printed; of `wal receive`, its own output",
     ))
 }
 

@@ -4,6 +4,7 @@ use lifeboat_postgres::live::remote::ready::Slot;
 use lifeboat_postgres::live::server::ServerFacts;
 
 use super::check::Point;
+use super::check_points::Seen;
 use crate::app::App;
 use crate::error::CliError;
 use crate::server_commands::setting;
@@ -11,22 +12,28 @@ use crate::server_commands::setting;
 /// Summaries that are kept for less are gone before the next daily backup, in minutes.
 const SUMMARY_MINUTES_MIN: u64 = 2 * 24 * 60;
 
-/// Looks at every setting that matters. Of a server that is `far`, the files on its machine
-/// cannot be seen, and it sends its files instead of having them read.
-pub(crate) fn points(app: &App, facts: &ServerFacts, far: bool) -> Result<Vec<Point>, CliError> {
+/// Looks at every setting that matters. Where WAL is received, it need not be archived. Of a server
+/// that is `far`, the files on its machine cannot be seen, and it sends its files instead of having
+/// them read.
+pub(crate) fn points(app: &App, seen: Seen<'_>, far: bool) -> Result<Vec<Point>, CliError> {
+    let Seen { facts, received } = seen;
     if facts.in_recovery && facts.setting("archive_mode") != Some("always") {
         // The rest is the primary's.
         return Ok(vec![wal_level(facts), checksums(facts), summaries(facts, far)]);
     }
     let mut points = vec![wal_level(facts)];
-    if facts.archives() || !facts.slots.iter().any(|slot| slot.active) {
+    if received && facts.setting("archive_mode") == Some("off") {
+        points.push(Point::good("archive_mode", "off: WAL is received instead"));
+    } else {
         let command = app.server_commands()?.archive();
         let config = app.settings()?.file.display().to_string();
         points.push(archive_mode(facts));
         points.push(archive_command(facts, &Wanted { command, config, far }));
         points.push(archiver(facts));
     }
-    points.extend(facts.slots.iter().map(slot));
+    // That of the configuration is looked at more closely.
+    let ours = &app.settings()?.wal_slot;
+    points.extend(facts.slots.iter().filter(|slot| slot.name != *ours).map(slot));
     points.extend([
         switched_on(
             facts,
@@ -79,7 +86,11 @@ fn wal_level(facts: &ServerFacts) -> Point {
 
 fn archive_mode(facts: &ServerFacts) -> Point {
     match facts.setting("archive_mode") {
-        Some("off") => Point::failed("archive_mode", "off", "archive_mode = 'on', and a restart"),
+        Some("off") => Point::failed(
+            "archive_mode",
+            "off, and nobody receives WAL",
+            "archive_mode = 'on', and a restart; or `lifeboat wal receive` as a service",
+        ),
         Some(mode) => Point::good("archive_mode", mode),
         None => hidden("archive_mode"),
     }

@@ -16,7 +16,6 @@ use lifeboat_units::{Clock, Secret};
 use super::init_report::{Made, Remote};
 use super::init_server::{Far, Server};
 use super::init_settings::{self, Setting};
-use super::wal_receive;
 use crate::app::App;
 use crate::config::{self, PLACES, sample};
 use crate::error::{CliError, Trouble, usage};
@@ -125,7 +124,7 @@ fn remote(far: &Far, config: &Path) -> Remote {
         is_near: far.is_near,
         troubles: far.troubles.clone(),
         receive_command: format!("lifeboat --config {config} wal receive --create-slot"),
-        slot: wal_receive::SLOT,
+        slot: config::keys::WAL_SLOT.default,
     }
 }
 

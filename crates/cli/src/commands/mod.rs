@@ -4,6 +4,7 @@ pub(crate) mod backup;
 pub(crate) mod check;
 pub(crate) mod check_archiving;
 pub(crate) mod check_points;
+pub(crate) mod check_receiving;
 pub(crate) mod check_remote;
 pub(crate) mod check_settings;
 pub(crate) mod completions;

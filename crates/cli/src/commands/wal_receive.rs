@@ -11,9 +11,6 @@ use crate::error::{CliError, Trouble};
 use crate::exit::Outcome;
 use crate::ui::{Page, counted};
 
-/// The replication slot, unless another one is named.
-pub(crate) const SLOT: &str = "lifeboat";
-
 /// Receive WAL while it is written, as a service
 ///
 /// Streams through a physical replication slot and stores what comes: finished segments as
@@ -31,9 +28,9 @@ pub(crate) const SLOT: &str = "lifeboat";
 #[command(after_help = "Example: lose no commit, with synchronous_standby_names = 'lifeboat' on \
     the server:\n  lifeboat wal receive --create-slot --synchronous")]
 pub(crate) struct Args {
-    /// Replication slot: a-z, 0-9 and `_`
-    #[arg(long, value_name = "NAME", default_value = SLOT)]
-    slot: String,
+    /// Replication slot: a-z, 0-9 and `_` [default: wal.slot]
+    #[arg(long, value_name = "NAME")]
+    slot: Option<String>,
     /// Make the slot when it is missing, and replace it when the server gave it up
     #[arg(long)]
     create_slot: bool,
@@ -53,7 +50,7 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<Outcome, CliError> {
     let opened = app.open(Access::Write)?;
     let settings = app.settings()?;
     let receive = ReceiveSettings {
-        slot: args.slot.clone(),
+        slot: args.slot.clone().unwrap_or_else(|| settings.wal_slot.clone()),
         create_slot: args.create_slot,
         synchronous: args.synchronous,
         ship_every: args.ship_every.unwrap_or(settings.wal_ship_every),
@@ -96,7 +93,7 @@ fn words(page: &Page, event: &ReceiveEvent) -> Option<String> {
             format!("{tick} replication slot `{slot}` was made")
         }
         ReceiveEvent::SlotCreated { slot, replaced: true } => {
-            format!("{note} replication slot `{slot}` had been given up and was made anew")
+            format!("{note} replication slot `{slot}` kept no WAL any more and was made anew")
         }
         ReceiveEvent::Streaming { timeline, from } => {
             format!("receiving timeline {timeline} from {from} on")

@@ -70,6 +70,8 @@ keys! {
         "Threads that fetch ahead [default: one per processor, at most 4].";
     WAL_SHIP_EVERY = "wal.ship-every", "5s", "2s",
         "How often `lifeboat wal receive` stores what it received of the segment under way: what a lost server can cost, unless it is synchronous.";
+    WAL_SLOT = "wal.slot", "lifeboat", "lifeboat_main",
+        "The replication slot through which `lifeboat wal receive` streams, and which `lifeboat check` looks at: a-z, 0-9 and `_`.";
     KEEP_BACKUPS = "retention.keep-backups", "", "14",
         "How many backups `lifeboat expire` keeps at least [default: no rule by count].";
     KEEP_WINDOW = "retention.keep-window", "", "30d",

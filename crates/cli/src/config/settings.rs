@@ -69,6 +69,8 @@ pub(crate) struct Settings {
     pub sweep_of: u32,
     /// Store what was received so often.
     pub wal_ship_every: Duration,
+    /// The replication slot.
+    pub wal_slot: String,
     /// Keep at least so many backups.
     pub keep_backups: Option<u32>,
     /// Keep any moment of so long reachable.
@@ -112,6 +114,7 @@ impl Settings {
             wal_prefetch_jobs: jobs(&keys::WAL_PREFETCH_JOBS, processors.min(4))?,
             sweep_of: parsed(raw, &keys::SWEEP_SHARE, share)?.unwrap_or(14),
             wal_ship_every: parsed(raw, &keys::WAL_SHIP_EVERY, duration)?.unwrap_or(SHIP_EVERY),
+            wal_slot: text(&keys::WAL_SLOT).unwrap_or_else(|| keys::WAL_SLOT.default.to_owned()),
             keep_backups: parsed(raw, &keys::KEEP_BACKUPS, count)?,
             keep_window: parsed(raw, &keys::KEEP_WINDOW, duration)?,
         })

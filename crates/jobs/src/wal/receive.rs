@@ -6,6 +6,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`begin`] | where to begin, from what the repository has |
+//! | [`gap`] | what the server no longer has |
 //! | [`ship`] | stores segments and pieces in order |
 //! | [`stream`] | one connection: receives, ships, acknowledges |
 //! | [`event`], [`error`] | what is told |
@@ -13,6 +14,7 @@
 mod begin;
 pub mod error;
 pub mod event;
+mod gap;
 mod session;
 pub mod ship;
 mod stream;
@@ -76,6 +78,7 @@ pub fn receive(
         told_behind: Vec::new(),
         streamed: false,
         made_slot: false,
+        missed: None,
     };
     let mut say = |event| tell(Told { at: ports.clock.now(), event });
     let mut pause = PAUSE_MIN;
@@ -101,6 +104,7 @@ pub fn receive(
         let why = chain(&error);
         say(ReceiveEvent::Disconnected { why, retry_seconds: wait.as_secs_f64() });
         receiver.wait(wait);
+        receiver.made_slot = false;
         pause = (pause * 2).min(PAUSE_MAX);
     }
     Ok(())
@@ -116,8 +120,10 @@ struct Receiver<'a> {
     told_behind: Vec<lifeboat_engine::TimelineId>,
     /// Whether WAL came on this connection.
     streamed: bool,
-    /// Whether the slot was made or replaced since WAL came last.
+    /// Whether the slot was made or replaced since WAL came, or a pause was made.
     made_slot: bool,
+    /// What the server did not have on the last connection.
+    missed: Option<gap::Missed>,
 }
 
 impl Receiver<'_> {

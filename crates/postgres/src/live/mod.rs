@@ -14,6 +14,7 @@
 //! | [`recover`] | starting a restored server and waiting for recovery |
 //! | [`replication`] | the replication protocol: WAL streams, base backups, slots |
 //! | [`source`] | [`source::ServerSource`]: a server whose WAL is received |
+//! | [`slots`] | physical replication slots: in use or not, and what they keep |
 //! | [`tls`] | TLS for both kinds of connection |
 //! | [`error`] | [`error::LiveError`] |
 
@@ -29,5 +30,6 @@ pub mod remote;
 pub mod replication;
 pub mod server;
 pub mod session;
+pub mod slots;
 pub mod source;
 pub mod tls;

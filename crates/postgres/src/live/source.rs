@@ -124,13 +124,13 @@ impl LogSource for ServerSource {
     fn slot(&mut self, name: &str) -> Result<SlotState, SourceError> {
         let connection = self.commands()?;
         if connection.major() < READS_SLOTS_SINCE {
-            // The stream says whether it is there.
-            return Ok(SlotState::Present { keeps_from: None });
+            return Ok(SlotState::Untold);
         }
-        Ok(match connection.read_slot(name).map_err(failed)? {
-            Some(slot) => SlotState::Present { keeps_from: slot.restart_lsn },
-            None => SlotState::Missing,
-        })
+        let Some(slot) = connection.read_slot(name).map_err(failed)? else {
+            return Ok(SlotState::Missing);
+        };
+        let keeps_bytes_max = connection.slots_keep_max().map_err(failed)?;
+        Ok(SlotState::Present { keeps_from: slot.restart_lsn, keeps_bytes_max })
     }
 
     fn create_slot(&mut self, name: &str) -> Result<(), SourceError> {

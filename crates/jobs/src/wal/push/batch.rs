@@ -16,21 +16,46 @@ pub(super) struct Storer<'a> {
     pub(super) settings: PushSettings,
     pub(super) target: Target,
     pub(super) admitted: &'a Admitted,
+    /// Waits until everything before these files is settled; false when one of them is archived
+    /// with other content. Then another server writes the same log, and whatever follows here is
+    /// not what follows there.
+    pub(super) in_turn: &'a dyn Fn() -> bool,
 }
 
 /// What became of one file.
 pub(super) type Stored = (LogFile, Result<Ack, PushError>);
 
+fn is_diverged<T>(outcome: &Result<T, PushError>) -> bool {
+    matches!(outcome, Err(PushError::Diverged { .. }))
+}
+
 impl Storer<'_> {
-    /// Stores files and gives an acknowledgement for each that is durable.
+    /// Stores files and gives an acknowledgement for each that is durable. Of files that were left
+    /// alone, because one before them is archived with other content, nothing is said.
     ///
     /// One barrier for all, when all goes well. When anything of it fails, each is stored by
     /// itself, so that one file's failure is told of that file only.
     pub(super) fn store(&self, files: &[LogFile], content: &mut Vec<u8>) -> Vec<Stored> {
         match self.together(files, content) {
             Some(stored) => stored,
-            None => files.iter().map(|file| (*file, self.alone(*file, content))).collect(),
+            None => self.one_by_one(files, content),
         }
+    }
+
+    fn one_by_one(&self, files: &[LogFile], content: &mut Vec<u8>) -> Vec<Stored> {
+        let mut stored = Vec::with_capacity(files.len());
+        if !(self.in_turn)() {
+            return stored;
+        }
+        for file in files {
+            let outcome = self.alone(*file, content);
+            let diverged = is_diverged(&outcome);
+            stored.push((*file, outcome));
+            if diverged {
+                break;
+            }
+        }
+        stored
     }
 
     /// `None` when the batch failed: then of no file is known what became of it.
@@ -44,8 +69,17 @@ impl Storer<'_> {
             match self.add(&mut batch, *file, content) {
                 // Whether it is the file or the store that is at fault shows when it is alone.
                 Err(PushError::Repo { .. }) => return None,
-                outcome => stored.push((*file, outcome)),
+                outcome => {
+                    let diverged = is_diverged(&outcome);
+                    stored.push((*file, outcome));
+                    if diverged {
+                        break;
+                    }
+                }
             }
+        }
+        if !(self.in_turn)() {
+            return Some(Vec::new());
         }
         batch.commit().ok()?;
         Some(stored)

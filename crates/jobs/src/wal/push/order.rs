@@ -16,7 +16,12 @@ const PAUSE_MAX: Duration = Duration::from_secs(60);
 ///
 /// Source: `ready_file_comparator` in PostgreSQL `src/backend/postmaster/pgarch.c`.
 pub fn by_need(files: &mut [LogFile]) {
-    files.sort_by_cached_key(|file| (!matches!(file, LogFile::History(_)), file.to_string()));
+    files.sort_by_cached_key(|file| need(*file));
+}
+
+/// What comes first is less.
+pub fn need(file: LogFile) -> (bool, String) {
+    (!matches!(file, LogFile::History(_)), file.to_string())
 }
 
 /// How many of `waiting` files one of `jobs` threads takes: all threads get some, and the first

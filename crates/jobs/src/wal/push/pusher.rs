@@ -122,9 +122,9 @@ impl<'a> Work<'a> {
     pub fn round(&self) -> io::Result<usize> {
         self.look()?;
         let (mut tried, mut content) = (0, Vec::new());
-        while let Some(files) = self.take() {
-            tried += files.len();
-            self.push(&files, &mut content);
+        while let Some(turn) = self.take() {
+            tried += turn.files.len();
+            self.push(&turn, &mut content);
         }
         match self.board().broken.take() {
             Some(error) => Err(error),

@@ -1,7 +1,7 @@
 //! Where receiving begins: decided from what the repository has. Pure.
 
 use lifeboat_engine::{
-    Ancestry, LogFile, Lsn, SegmentName, SegmentNo, SegmentSize, SystemId, TimelineId,
+    Ancestry, LogFile, Lsn, SegmentName, SegmentNo, SegmentSize, SlotState, SystemId, TimelineId,
 };
 use lifeboat_repo::{Fact, TailPlace};
 
@@ -16,8 +16,8 @@ pub(super) struct Known<'a> {
     pub size: SegmentSize,
     /// The past of the server's timeline.
     pub past: &'a Ancestry,
-    /// From where on the server keeps WAL for the slot.
-    pub keeps_from: Option<Lsn>,
+    /// What the server keeps for the slot.
+    pub slot: SlotState,
     /// How far the server's WAL goes.
     pub end: Lsn,
 }
@@ -40,15 +40,37 @@ impl Known<'_> {
         }
     }
 
-    /// Where to begin when the server no longer has what is wanted: where it certainly has WAL.
-    pub(super) fn certain(&self) -> Begin {
-        let here = || self.first_missing(self.end.segment(self.size));
-        self.kept().unwrap_or_else(here)
+    /// Where to begin when the server no longer has what is wanted: where it has WAL, and will not
+    /// give it up before it was received.
+    ///
+    /// A new slot keeps WAL from the last checkpoint's start on, which may lie further back than
+    /// `max_slot_wal_keep_size` allows: the next checkpoint would give it up again. So no more is
+    /// asked for than half of what is allowed. What is left out is worth little: it lies behind a
+    /// gap, and before the backup that answers it. Source: `ReplicationSlotReserveWal` in `slot.c`,
+    /// `KeepLogSeg` in `xlog.c`.
+    ///
+    /// It lies beyond `missing`, which the server did not have, unless that is where it writes.
+    pub(super) fn certain(&self, missing: SegmentNo) -> Begin {
+        let here = self.end.segment(self.size);
+        let from = match self.slot {
+            SlotState::Present { keeps_from: Some(from), keeps_bytes_max } => {
+                let back = keeps_bytes_max.map(|bytes| bytes.0 / 2 / self.size.bytes());
+                let safe = SegmentNo(back.map_or(0, |back| here.0.saturating_sub(back)));
+                from.segment(self.size).max(safe)
+            }
+            _ => here,
+        };
+        self.first_missing(from.max(missing.next().min(here)))
     }
 
     /// The first segment that is missing of what the slot keeps.
     fn kept(&self) -> Option<Begin> {
-        Some(self.first_missing(self.keeps_from?.segment(self.size)))
+        match self.slot {
+            SlotState::Present { keeps_from: Some(from), .. } => {
+                Some(self.first_missing(from.segment(self.size)))
+            }
+            _ => None,
+        }
     }
 
     fn backup(&self) -> Option<&Backup> {
@@ -135,9 +157,7 @@ impl Known<'_> {
     pub(super) fn left_behind(&self) -> Vec<(TimelineId, Lsn, Lsn)> {
         let beyond = |a: &lifeboat_engine::Ancestor| {
             let timeline = self.inventory.timelines.get(&(self.system, a.timeline))?;
-            let whole = timeline.segments.last_key_value().map(|(n, _)| n.end(self.size));
-            let tail = timeline.tails.iter().map(|(n, tail)| tail.end(*n, self.size)).max();
-            let stored = whole.max(tail)?;
+            let stored = timeline.end()?;
             (stored > a.left_at).then_some((a.timeline, a.left_at, stored))
         };
         self.past.ancestors.iter().filter_map(beyond).collect()

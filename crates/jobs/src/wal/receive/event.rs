@@ -23,7 +23,7 @@ pub enum ReceiveEvent {
     SlotCreated {
         /// Its name.
         slot: String,
-        /// Whether one that the server had given up was removed for it.
+        /// Whether one that kept nothing was removed for it: the server had given it up.
         replaced: bool,
     },
     /// The stream begins.

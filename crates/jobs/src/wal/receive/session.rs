@@ -1,12 +1,13 @@
 //! One connection, up to where the stream begins.
 
 use lifeboat_engine::{
-    Ancestry, LogFile, LogSource, Lsn, SegmentName, SegmentNo, SlotState, SourceError,
-    SourceIdentity, TimelineId,
+    Ancestry, LogFile, LogSource, Lsn, SegmentSize, SlotState, SourceError, SourceIdentity,
+    TimelineId,
 };
 use lifeboat_repo::{Fact, PushOutcome, RepoError};
 
 use super::begin::{Begin, Known};
+use super::gap::{Gap, Missed, removed};
 use super::ship::{Shipper, Tools};
 use super::{End, ReceiveError, ReceiveEvent, Receiver};
 use crate::facts::ArchivedFacts;
@@ -51,7 +52,7 @@ impl Receiver<'_> {
         let inventory = Inventory::load(self.ports.cluster, self.ports.engine)
             .map_err(ReceiveError::Inventory)?;
         refuse_behind(&inventory, &server)?;
-        let keeps_from = self.slot(source, &server, say)?;
+        let slot = self.slot(source, &server, say)?;
         let events = self.gaps_recorded(say)?;
         let known = Known {
             inventory: &inventory,
@@ -59,7 +60,7 @@ impl Receiver<'_> {
             system: server.system,
             size: server.segment,
             past: &past,
-            keeps_from,
+            slot,
             end: server.end,
         };
         for (timeline, left_at, stored_to) in known.left_behind() {
@@ -69,25 +70,43 @@ impl Receiver<'_> {
             }
         }
         let wanted = known.wanted();
-        let begin = known.to_be_compared(wanted).unwrap_or(wanted);
-        match self.receive_from(source, &server, begin, say)? {
+        let beyond = self.missed.as_ref().filter(|missed| missed.wanted == wanted);
+        let certain = known.certain(beyond.map_or(wanted.number, |missed| missed.beyond));
+        let is_lost = |missed: &Missed| missed.wanted == wanted && certain.number > wanted.number;
+        let missed = self.missed.take().filter(is_lost);
+        let lost = |missed: &Missed| Gap::of(&known, wanted, certain.number, &missed.why);
+        let gap = missed.as_ref().map(lost);
+        let begin = match gap {
+            Some(_) => certain,
+            None => known.to_be_compared(wanted).unwrap_or(wanted),
+        };
+        let after_gap = gap.is_some();
+        let ended = self.receive_from(source, &server, begin, gap, say);
+        if !self.streamed {
+            self.missed = missed; // whatever happened, it is still lost
+        }
+        match ended? {
             StreamEnd::Stopped => Ok(End::Stopped),
             StreamEnd::Timeline(to, at) => {
                 say(ReceiveEvent::Switched { from: begin.timeline, to, at });
                 Ok(End::Again)
             }
             StreamEnd::Slot(error) => self.replace_slot(source, &server, error, say),
+            // The server removes faster than it is asked.
+            StreamEnd::Removed(why) if after_gap => {
+                self.missed = Some(Missed { wanted, beyond: certain.number, why: why.clone() });
+                Err(removed(why))
+            }
             StreamEnd::Removed(why) => {
-                let certain = known.certain();
                 if certain.number > wanted.number {
-                    self.record_gap(&known, wanted, certain.number, &why, say)?;
+                    self.missed = Some(Missed { wanted, beyond: wanted.number, why });
                     Ok(End::Again)
                 } else if begin != wanted {
                     // Only the comparison is missed: the finished segment is what counts.
                     let server = source.connect().map_err(failed)?;
                     self.again(source, &server, wanted, say)
                 } else {
-                    Err(ReceiveError::Source(lifeboat_engine::EngineError::new(Removed(why))))
+                    Err(removed(why))
                 }
             }
         }
@@ -100,7 +119,7 @@ impl Receiver<'_> {
         begin: Begin,
         say: Say<'_>,
     ) -> Result<End, ReceiveError> {
-        match self.receive_from(source, server, begin, say)? {
+        match self.receive_from(source, server, begin, None, say)? {
             StreamEnd::Stopped => Ok(End::Stopped),
             _ => Ok(End::Again),
         }
@@ -111,6 +130,7 @@ impl Receiver<'_> {
         source: &mut dyn LogSource,
         server: &SourceIdentity,
         begin: Begin,
+        gap: Option<Gap>,
         say: Say<'_>,
     ) -> Result<StreamEnd, ReceiveError> {
         let tools = Tools {
@@ -128,7 +148,8 @@ impl Receiver<'_> {
             Err(error) => return stream_end(error),
         }
         say(ReceiveEvent::Streaming { timeline, from });
-        self.stream(source, tools, shipper, (from, server.segment), say)
+        let opening = Opening { from, size: server.segment, server_end: server.end, gap };
+        self.stream(source, tools, shipper, opening, say)
     }
 
     /// Refuses a system that is not the one received before, or not the cluster's.
@@ -225,29 +246,36 @@ impl Receiver<'_> {
         Ok(())
     }
 
-    /// From where on the server keeps WAL for the slot, which is made if that was asked for.
+    /// What the server keeps for the slot, which is made if that was asked for. One that keeps
+    /// nothing is made anew: until the first report nothing would be kept for it.
     fn slot(
-        &self,
+        &mut self,
         source: &mut dyn LogSource,
         server: &SourceIdentity,
         say: Say<'_>,
-    ) -> Result<Option<Lsn>, ReceiveError> {
+    ) -> Result<SlotState, ReceiveError> {
         let slot = &self.settings.slot;
-        match source.slot(slot).map_err(failed)? {
-            SlotState::Present { keeps_from } => Ok(keeps_from),
-            SlotState::Missing if self.settings.create_slot => {
-                source.create_slot(slot).map_err(failed)?;
-                say(ReceiveEvent::SlotCreated { slot: slot.clone(), replaced: false });
-                match source.slot(slot).map_err(failed)? {
-                    SlotState::Present { keeps_from } => Ok(keeps_from),
-                    SlotState::Missing => Ok(None),
-                }
-            }
+        let found = source.slot(slot).map_err(failed)?;
+        let replaced = match found {
+            SlotState::Missing if self.settings.create_slot => false,
             SlotState::Missing => {
                 let server = server.server.clone();
-                Err(ReceiveError::SlotMissing { slot: slot.clone(), server })
+                return Err(ReceiveError::SlotMissing { slot: slot.clone(), server });
             }
+            SlotState::Present { keeps_from: None, .. }
+                if self.settings.create_slot && !self.made_slot =>
+            {
+                true
+            }
+            SlotState::Present { .. } | SlotState::Untold => return Ok(found),
+        };
+        if replaced {
+            source.drop_slot(slot).map_err(failed)?;
         }
+        source.create_slot(slot).map_err(failed)?;
+        self.made_slot = true;
+        say(ReceiveEvent::SlotCreated { slot: slot.clone(), replaced });
+        source.slot(slot).map_err(failed)
     }
 
     fn replace_slot(
@@ -258,7 +286,7 @@ impl Receiver<'_> {
         say: Say<'_>,
     ) -> Result<End, ReceiveError> {
         let slot = self.settings.slot.clone();
-        // Once for a connection: what does not help is not done again and again.
+        // Once until the next pause: what does not help is not done again and again.
         let may_make = self.settings.create_slot && !std::mem::replace(&mut self.made_slot, true);
         match error {
             SourceError::SlotMissing(_) if may_make => {
@@ -302,30 +330,17 @@ impl Receiver<'_> {
         facts.retain(|fact| matches!(fact, Fact::LogGap { .. }));
         Ok(facts)
     }
+}
 
-    fn record_gap(
-        &self,
-        known: &Known<'_>,
-        wanted: Begin,
-        goes_on: SegmentNo,
-        why: &str,
-        say: Say<'_>,
-    ) -> Result<(), ReceiveError> {
-        let last = SegmentNo(goes_on.0.saturating_sub(1));
-        let first = SegmentName::new(wanted.timeline, wanted.number, known.size);
-        let last = SegmentName::new(known.timeline_of(last), last, known.size);
-        let fact = Fact::LogGap {
-            system: known.system.to_string(),
-            timeline: wanted.timeline.0,
-            first: first.to_string(),
-            last: last.to_string(),
-            reason: why.to_owned(),
-        };
-        let now = self.ports.clock.now();
-        self.ports.cluster.record(now, fact).map_err(ReceiveError::Repo)?;
-        say(ReceiveEvent::Gap { first, last, reason: why.to_owned() });
-        Ok(())
-    }
+/// Where a stream begins.
+pub(super) struct Opening {
+    /// The start of a segment.
+    pub from: Lsn,
+    pub size: SegmentSize,
+    /// How far the server's WAL went before.
+    pub server_end: Lsn,
+    /// What is lost before `from`, to be recorded.
+    pub gap: Option<Gap>,
 }
 
 /// What the failure to stream means.
@@ -350,22 +365,5 @@ fn refuse_behind(inventory: &Inventory, server: &SourceIdentity) -> Result<(), R
             newest,
         }),
         _ => Ok(()),
-    }
-}
-
-/// The server no longer has WAL that it should keep for the slot.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-struct Removed(String);
-
-impl lifeboat_units::Explain for Removed {
-    fn code(&self) -> lifeboat_units::Code {
-        lifeboat_units::Code("LB-RCV-013")
-    }
-    fn retry(&self) -> lifeboat_units::Retry {
-        lifeboat_units::Retry::Later
-    }
-    fn help(&self) -> Option<String> {
-        None
     }
 }

@@ -9,7 +9,8 @@ use std::time::Duration;
 use lifeboat_engine::{LogSource, Lsn, SegmentSize, SourceError, SourceEvent};
 use lifeboat_units::{ByteCount, Cancel, Explain, Retry};
 
-use super::session::{StreamEnd, stream_end};
+use super::gap::Gap;
+use super::session::{Opening, StreamEnd, stream_end};
 use super::ship::{Batch, Chore, Shipped, Shipper, Tools};
 use super::{ReceiveError, ReceiveEvent, ReceiveSettings, Receiver};
 use crate::inventory::chain;
@@ -98,16 +99,16 @@ fn tidy(tools: Tools<'_>, chores: &Inbox<Chore>, done: &Sender<Done>) {
 }
 
 impl Receiver<'_> {
-    /// Receives from `from`, the start of a segment, until the stream ends; then everything that
-    /// came is shipped.
+    /// Receives until the stream ends; then everything that came is shipped.
     pub(super) fn stream(
         &mut self,
         source: &mut dyn LogSource,
         tools: Tools<'_>,
         shipper: Shipper<'_>,
-        (from, size): (Lsn, SegmentSize),
+        opening: Opening,
         say: &mut dyn FnMut(ReceiveEvent),
     ) -> Result<StreamEnd, ReceiveError> {
+        let Opening { from, size, server_end, gap } = opening;
         let cancel = self.ports.cancel;
         std::thread::scope(|scope| {
             let (batches, inbox) = mpsc::channel();
@@ -128,7 +129,9 @@ impl Receiver<'_> {
                 pending: Batch::default(),
                 size,
                 received: from,
-                server_end: from,
+                server_end: server_end.max(from),
+                gap,
+                begun: false,
                 durable: Some(from),
                 under_way: false,
                 shipped_at: now,
@@ -160,6 +163,10 @@ struct Stream<'a> {
     /// After the last byte that was received.
     received: Lsn,
     server_end: Lsn,
+    /// What is lost before the stream's beginning: recorded once WAL comes from there.
+    gap: Option<Gap>,
+    /// Whether the server has WAL from the beginning on.
+    begun: bool,
     durable: Option<Lsn>,
     /// Something was handed over that is not durable yet.
     under_way: bool,
@@ -191,6 +198,9 @@ impl Stream<'_> {
     }
 
     fn serve(&mut self) -> Result<StreamEnd, ReceiveError> {
+        if self.server_end <= self.received {
+            self.begin()?; // there is nothing yet that could have been removed
+        }
         loop {
             self.take_answers()?;
             self.hand_over(false);
@@ -269,6 +279,7 @@ impl Stream<'_> {
                     return Err(ReceiveError::OutOfOrder { found: at, expected: self.received });
                 }
                 self.streamed = true;
+                self.begin()?;
                 self.received = Lsn(at.0 + bytes.len() as u64);
                 self.server_end = server_end.max(self.received);
                 if self.pending.bytes.is_empty() {
@@ -373,10 +384,26 @@ impl Stream<'_> {
         if advanced { self.report() } else { Ok(()) }
     }
 
+    /// The server has WAL from the beginning of the stream on. What is lost before is certain, and
+    /// is recorded. Then the server is told at once, so that the slot keeps what comes next; told
+    /// earlier, it would set the slot back to what it has not, and give it up for that.
+    fn begin(&mut self) -> Result<(), ReceiveError> {
+        if self.begun {
+            return Ok(());
+        }
+        if let Some(gap) = self.gap.take() {
+            gap.record(self.tools).map_err(ReceiveError::Repo)?;
+            (self.say)(gap.event());
+        }
+        self.begun = true;
+        self.report()
+    }
+
     fn report(&mut self) -> Result<(), ReceiveError> {
         self.reported_at = self.now();
+        let durable = self.durable.filter(|_| self.begun);
         self.source
-            .report(self.received, self.durable)
+            .report(self.received, durable)
             .map_err(|error| ReceiveError::Source(error.into_inner()))
     }
 

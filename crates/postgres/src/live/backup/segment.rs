@@ -5,6 +5,7 @@ use lifeboat_engine::{SegmentName, SegmentSize, SegmentSwitch};
 use crate::live::error::LiveError;
 use crate::live::server::{Archiver, lsn, position};
 use crate::live::session::Session;
+use crate::live::slots::Slot;
 
 /// Finishes the current segment. When it holds nothing the server would not switch, so
 /// something is written first: a transaction that does nothing but have a number.
@@ -35,7 +36,7 @@ pub(in crate::live) fn archiver_failure(
     let sql = "SELECT current_setting('archive_mode'), current_setting('archive_command')";
     let row = session.ask("reading how the server archives", sql, &[])?;
     if row.get::<_, &str>(0) == "off" {
-        return Ok(Some("the server does not archive: archive_mode is off".into()));
+        return receiver_trouble(session).map(Some);
     }
     if row.get::<_, &str>(1).is_empty() && !archives_by_library(session)? {
         return Ok(Some("the server does not archive: archive_command is empty".into()));
@@ -45,6 +46,20 @@ pub(in crate::live) fn archiver_failure(
     Ok(failed.map(|(segment, at)| {
         format!("archiving {segment} failed at {at} ({} failures so far)", archiver.failed)
     }))
+}
+
+/// What is to be said of a server that does not archive: somebody may receive its WAL.
+fn receiver_trouble(session: &mut Session) -> Result<String, LiveError> {
+    const OFF: &str = "the server does not archive: archive_mode is off";
+    Ok(match Slot::in_use(session)? {
+        Some(Slot { name, behind: Some(behind), .. }) => {
+            format!("{OFF}; who receives through slot `{name}` is {behind} behind")
+        }
+        Some(Slot { name, .. }) => {
+            format!("{OFF}; who receives through slot `{name}` has stored nothing")
+        }
+        None => format!("{OFF}, and nobody receives its WAL through a replication slot"),
+    })
 }
 
 /// `archive_library` exists since 15.

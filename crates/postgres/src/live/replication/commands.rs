@@ -3,6 +3,7 @@
 //! Source: PostgreSQL documentation, "Streaming Replication Protocol".
 
 use lifeboat_engine::{Lsn, SegmentSize, SystemId, TimelineId};
+use lifeboat_units::ByteCount;
 
 use super::connection::{Connection, Rows};
 use crate::live::error::LiveError;
@@ -57,8 +58,18 @@ impl Connection {
     /// The size of the server's WAL segments.
     pub fn segment_size(&mut self) -> Result<SegmentSize, LiveError> {
         let text = self.show("wal_segment_size")?;
-        let size = segment_bytes(&text).and_then(|bytes| SegmentSize::new(bytes).ok());
+        let size = size_bytes(&text).and_then(|bytes| SegmentSize::new(bytes).ok());
         size.ok_or(LiveError::Answer { doing: "reading the size of WAL segments" })
+    }
+
+    /// How much WAL the server keeps for slots at most; `None` without a limit.
+    pub fn slots_keep_max(&mut self) -> Result<Option<ByteCount>, LiveError> {
+        let text = self.show("max_slot_wal_keep_size")?;
+        match size_bytes(&text) {
+            Some(bytes) => Ok(Some(ByteCount(bytes))),
+            None if text == "-1" => Ok(None),
+            None => Err(LiveError::Answer { doing: "reading how much WAL is kept for slots" }),
+        }
     }
 
     /// The history of a timeline: the name of its file, and what is in it. Timeline 1 has none.
@@ -139,14 +150,18 @@ pub(super) fn slot_name(name: &str) -> Result<String, LiveError> {
     Ok(quote_identifier(name))
 }
 
-/// Reads a size as `SHOW` prints it, such as `16MB`.
-fn segment_bytes(text: &str) -> Option<u64> {
+/// Reads a size as `SHOW` prints it, such as `16MB`; zero has no unit.
+fn size_bytes(text: &str) -> Option<u64> {
+    if text == "0" {
+        return Some(0);
+    }
     let end = text.find(|c: char| !c.is_ascii_digit())?;
     let number: u64 = text[..end].parse().ok()?;
     let unit: u64 = match &text[end..] {
         "kB" => 1 << 10,
         "MB" => 1 << 20,
         "GB" => 1 << 30,
+        "TB" => 1 << 40,
         _ => return None,
     };
     number.checked_mul(unit)
@@ -166,9 +181,12 @@ mod tests {
 
     #[test]
     fn sizes_are_read_as_they_are_shown() {
-        assert_eq!(segment_bytes("16MB"), Some(16 << 20));
-        assert_eq!(segment_bytes("1GB"), Some(1 << 30));
-        assert_eq!(segment_bytes("16"), None);
-        assert_eq!(segment_bytes("99999999999999999999GB"), None);
+        assert_eq!(size_bytes("16MB"), Some(16 << 20));
+        assert_eq!(size_bytes("1GB"), Some(1 << 30));
+        assert_eq!(size_bytes("2TB"), Some(2 << 40));
+        assert_eq!(size_bytes("0"), Some(0));
+        assert_eq!(size_bytes("16"), None);
+        assert_eq!(size_bytes("-1"), None);
+        assert_eq!(size_bytes("99999999999999999999GB"), None);
     }
 }

@@ -1,6 +1,6 @@
 //! What the threads of a pusher share.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::io;
 use std::time::Duration;
 
@@ -13,6 +13,10 @@ pub(super) struct Board {
     pub(super) queue: VecDeque<LogFile>,
     /// Being pushed.
     pub(super) busy: HashSet<LogFile>,
+    /// Turns under way: each stores only once all before it are over.
+    pub(super) turns: BTreeSet<u64>,
+    /// How many turns there were.
+    pub(super) turn_count: u64,
     /// Acknowledged, and the acknowledgement lies in the spool.
     pub(super) done: HashSet<LogFile>,
     /// What was settled since the looking thread began its look.
@@ -33,10 +37,28 @@ pub(super) struct Board {
     pub(super) stop: bool,
 }
 
+impl Board {
+    /// Begins the next turn.
+    pub(super) fn turn(&mut self, files: Vec<LogFile>) -> Turn {
+        self.turn_count += 1;
+        self.turns.insert(self.turn_count);
+        Turn { number: self.turn_count, files }
+    }
+}
+
 /// A file that could not be stored.
 pub(super) struct Failure {
     /// How often in a row.
     pub(super) count: u32,
     /// When it is tried again, by the monotonic clock.
     pub(super) retry_at: Duration,
+    /// It is archived with other content.
+    pub(super) diverged: bool,
+}
+
+/// What one thread does next. Turns are numbered in the order of need.
+pub(super) struct Turn {
+    pub(super) number: u64,
+    /// None at all when gaps are to be recorded.
+    pub(super) files: Vec<LogFile>,
 }

@@ -107,8 +107,13 @@ impl Work<'_> {
                 self.spool.forget(file);
             }
             board.done.remove(&file);
-            if board.failed.get(&file).is_none_or(|failure| failure.retry_at <= now) {
+            let failure = board.failed.get(&file);
+            if failure.is_none_or(|failure| failure.retry_at <= now) {
                 queue.push_back(file);
+            }
+            // Another server writes the same log: what follows here is not what follows there.
+            if failure.is_some_and(|failure| failure.diverged) {
+                break;
             }
         }
         board.queue = queue;

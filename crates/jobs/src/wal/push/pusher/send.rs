@@ -9,18 +9,28 @@ use lifeboat_units::Silent;
 use super::super::PushError;
 use super::super::batch::{Stored, Storer};
 use super::super::note::ErrorNote;
-use super::super::order::{pause, share};
+use super::super::order::{need, pause, share};
 use super::super::shed::GapError;
-use super::board::Failure;
+use super::board::{Failure, Turn};
 use super::{LOOK_QUIET, Work};
 use crate::ports::Ports;
+
+/// What a failure is due to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    Repository,
+    /// Other content is archived under the file's name.
+    Diverged,
+    /// This file, for another reason.
+    File,
+}
 
 impl Work<'_> {
     pub(super) fn push_until_stopped(&self) {
         let mut content = Vec::new();
         loop {
-            if let Some(files) = self.take() {
-                self.push(&files, &mut content);
+            if let Some(turn) = self.take() {
+                self.push(&turn, &mut content);
                 continue;
             }
             let board = self.board();
@@ -34,7 +44,7 @@ impl Work<'_> {
 
     /// Takes the next files; `None` when there are none, or the repository rests. No files at all
     /// when gaps are to be recorded first.
-    pub(super) fn take(&self) -> Option<Vec<LogFile>> {
+    pub(super) fn take(&self) -> Option<Turn> {
         let mut board = self.board();
         let idle = board.queue.is_empty() && !board.gaps;
         if idle || board.stop || board.recording {
@@ -45,7 +55,7 @@ impl Work<'_> {
         }
         if board.gaps {
             board.recording = true;
-            return Some(Vec::new());
+            return Some(board.turn(Vec::new()));
         }
         // After a failure one file finds out whether the repository is back.
         let count = match board.failures {
@@ -55,10 +65,33 @@ impl Work<'_> {
         let count = count.min(board.queue.len());
         let files: Vec<_> = board.queue.drain(..count).collect();
         board.busy.extend(&files);
-        Some(files)
+        Some(board.turn(files))
     }
 
-    pub(super) fn push(&self, files: &[LogFile], content: &mut Vec<u8>) {
+    pub(super) fn push(&self, turn: &Turn, content: &mut Vec<u8>) {
+        self.push_files(turn, content);
+        let mut board = self.board();
+        board.busy.retain(|file| !turn.files.contains(file));
+        board.turns.remove(&turn.number);
+        drop(board);
+        self.changed.notify_all();
+    }
+
+    /// Waits until all turns before this one are over. Says whether it may store: not when a file
+    /// before it is archived with other content.
+    fn in_turn(&self, turn: &Turn) -> bool {
+        let mut board = self.board();
+        while board.turns.first().is_some_and(|first| *first < turn.number) {
+            let waited = self.changed.wait_timeout(board, LOOK_QUIET);
+            board = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        let Some(first) = turn.files.first().map(|file| need(*file)) else { return true };
+        let diverged = board.failed.iter().filter(|(_, failure)| failure.diverged);
+        !diverged.into_iter().any(|(file, _)| need(*file) < first)
+    }
+
+    fn push_files(&self, turn: &Turn, content: &mut Vec<u8>) {
+        let files = &turn.files;
         match self.connected() {
             Ok(cluster) if files.is_empty() => self.record_gaps(cluster),
             Err(note) if files.is_empty() => self.gaps_failed(&note),
@@ -75,11 +108,12 @@ impl Work<'_> {
                     settings: self.pusher.settings.push,
                     target: self.pusher.settings.target,
                     admitted: &self.admitted,
+                    in_turn: &|| self.in_turn(turn),
                 };
                 storer.store(files, content).into_iter().for_each(|stored| self.settle(stored));
             }
             Err(note) => {
-                files.iter().for_each(|file| self.fail(*file, &note, true));
+                files.iter().for_each(|file| self.fail(*file, &note, Fault::Repository));
             }
         }
     }
@@ -104,7 +138,7 @@ impl Work<'_> {
     fn gaps_failed(&self, note: &ErrorNote) {
         let first = self.board().queue.pop_front();
         if let Some(file) = first {
-            self.fail(file, note, false);
+            self.fail(file, note, Fault::File);
         }
         let now = self.pusher.clock.monotonic();
         let mut board = self.board();
@@ -130,8 +164,12 @@ impl Work<'_> {
         let ack = match outcome {
             Ok(ack) => ack,
             Err(error) => {
-                let repository = matches!(error, PushError::Repo { .. });
-                return self.fail(file, &ErrorNote::of(&error), repository);
+                let fault = match &error {
+                    PushError::Repo { .. } => Fault::Repository,
+                    PushError::Diverged { .. } => Fault::Diverged,
+                    _ => Fault::File,
+                };
+                return self.fail(file, &ErrorNote::of(&error), fault);
             }
         };
         let written = self.spool.acknowledge(&ack);
@@ -149,7 +187,7 @@ impl Work<'_> {
         }
     }
 
-    fn fail(&self, file: LogFile, note: &ErrorNote, repository: bool) {
+    fn fail(&self, file: LogFile, note: &ErrorNote, fault: Fault) {
         (self.pusher.log)(&note.line());
         let written = self.spool.complain(file, note);
         let now = self.pusher.clock.monotonic();
@@ -157,8 +195,12 @@ impl Work<'_> {
         board.busy.remove(&file);
         board.settled.insert(file);
         let count = board.failed.get(&file).map_or(1, |failure| failure.count + 1);
-        board.failed.insert(file, Failure { count, retry_at: now.saturating_add(pause(count)) });
-        if repository {
+        let (retry_at, diverged) = (now.saturating_add(pause(count)), fault == Fault::Diverged);
+        board.failed.insert(file, Failure { count, retry_at, diverged });
+        if diverged {
+            board.queue.clear(); // the next look decides anew
+        }
+        if fault == Fault::Repository {
             board.failures += 1;
             board.rest_until = now.saturating_add(pause(board.failures));
         }
