@@ -2,7 +2,7 @@
 //! file says.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 const LIBRARIES: [&str; 2] = [
     "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1",
@@ -42,9 +42,22 @@ impl Faketime {
         ]
     }
 
-    /// Gives a program its time.
+    /// Gives a program its time; standard input becomes empty.
+    ///
+    /// A program that changes its user (`setpriv … -- program`) is given it behind the change: the
+    /// library shares memory that only the user who made it can open.
     pub fn lend(&self, command: &mut Command) {
-        command.envs(self.variables());
+        let mut words = vec![command.get_program().to_owned()];
+        words.extend(command.get_args().map(ToOwned::to_owned));
+        let behind = words.iter().position(|word| word == "--").map_or(0, |at| at + 1);
+        let variables = self.variables().map(|(name, value)| format!("{name}={value}").into());
+        words.splice(behind..behind, std::iter::once("env".into()).chain(variables));
+        let mut lent = Command::new(&words[0]);
+        lent.args(&words[1..]).stdin(Stdio::null());
+        if let Some(directory) = command.get_current_dir() {
+            lent.current_dir(directory);
+        }
+        *command = lent;
     }
 
     /// The same for a program that a shell starts: words before it.

@@ -110,7 +110,7 @@ mod tests {
         let judged = |kept, in_use, behind| judge(&slot(kept, in_use, behind), stored);
         let good = judged(KeptWal::Kept, true, 4096);
         assert_eq!(good.state, State::Good);
-        assert_eq!(good.found, "slot `lifeboat` is in use, 4 KiB behind; stored up to 0/1200000");
+        assert_eq!(good.found, "slot `lifeboat` is in use, 4.0 KiB behind; stored up to 0/1200000");
         assert_eq!(judged(KeptWal::Kept, true, 2 << 30).state, State::Note);
         for (kept, in_use, help) in [
             (KeptWal::Kept, false, "pg_drop_replication_slot('lifeboat')"),

@@ -204,33 +204,49 @@ fn fetch(
 ) -> Result<GetOutcome, GetError> {
     let system = system(ports, file, destination, state)?;
     let directory = data_directory(ports.engine, destination);
-    let content = match read_patiently(ports, settings, &place(system, file)) {
+    let whole = || read_patiently(ports, settings, &place(system, file));
+    let mut read = whole();
+    // Who keeps asking gets the finished segment later.
+    if is_missing(&read) && !keeps_asking(ports.engine, &directory, state) {
+        match serve::tail(ports, system, file, state)? {
+            Some(content) => return deliver(ports, &directory, file, (&content, destination)),
+            // Pieces go away when the segment is finished: it may be there now.
+            None if state.is_some() => read = whole(),
+            None => {}
+        }
+    }
+    let content = match read {
         Ok((facts, content)) => {
             check_content(ports, file, system, facts, &content)?;
             serve::cut(state, file, content)
         }
         Err(error) if error.is_not_found() => {
-            // Who keeps asking gets the finished segment later.
-            let tail = match keeps_asking(ports.engine, &directory, state) {
-                true => None,
-                false => serve::tail(ports, system, file, state)?,
+            return if state.is_some_and(|s| s.needs(file)) {
+                Err(GetError::NeededMissing { file: file.to_string() })
+            } else {
+                Ok(GetOutcome::NotThere { file: file.to_string() })
             };
-            let Some(content) = tail else {
-                return if state.is_some_and(|s| s.needs(file)) {
-                    Err(GetError::NeededMissing { file: file.to_string() })
-                } else {
-                    Ok(GetOutcome::NotThere { file: file.to_string() })
-                };
-            };
-            content
         }
         Err(source @ RepoError::Damaged { .. }) => {
             return Err(GetError::Damaged { file: file.to_string(), source });
         }
         Err(source) => return Err(GetError::Repo { file: file.to_string(), source }),
     };
-    let recovering = ports.engine.recovery_mark(&directory);
-    deliver::write_whole(destination, &content, recovering.is_none())
+    deliver(ports, &directory, file, (&content, destination))
+}
+
+fn is_missing(read: &Result<(serde_json::Value, Vec<u8>), RepoError>) -> bool {
+    read.as_ref().is_err_and(RepoError::is_not_found)
+}
+
+fn deliver(
+    ports: &Ports<'_>,
+    directory: &Path,
+    file: LogFile,
+    (content, destination): (&[u8], &Path),
+) -> Result<GetOutcome, GetError> {
+    let recovering = ports.engine.recovery_mark(directory);
+    deliver::write_whole(destination, content, recovering.is_none())
         .map_err(|source| GetError::Write { path: destination.to_owned(), source })?;
     let size_bytes = ByteCount(content.len() as u64);
     Ok(GetOutcome::Fetched { file: file.to_string(), size_bytes })

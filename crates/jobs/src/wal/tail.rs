@@ -6,7 +6,7 @@ use serde::Serialize;
 
 /// How often pieces are listed again that vanished while they were read: a receiver joins them,
 /// or finishes the segment.
-const TRIES: u32 = 5;
+const TRIES: u32 = 20;
 
 /// An unfinished segment: what its pieces hold from its first byte on without a hole.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -92,39 +92,74 @@ pub(crate) fn head(cluster: &Cluster, segment: &LogPlace) -> Result<LogHead, Rep
 /// What an unfinished segment holds from its first byte on, and the facts of it; `None` when
 /// there are no pieces.
 ///
-/// Errors: pieces that contradict each other are damage; one that vanished again and again is
+/// Beside a receiver at work pieces vanish while they are read, because it joins them. What was
+/// read counts all the same: the next listing is read only as far as it is new.
+///
+/// Errors: pieces that contradict each other are damage; pieces that vanish again and again are
 /// [`RepoError::is_not_found`].
 pub fn read(
     cluster: &Cluster,
     segment: &LogPlace,
 ) -> Result<Option<(serde_json::Value, Vec<u8>)>, RepoError> {
+    let mut read = Pieces::default();
     let mut tries = 0;
     loop {
-        let pieces = pieces(cluster, segment)?;
-        let Some(tail) = Tail::of(&pieces) else { return Ok(None) };
-        match read_pieces(cluster, &pieces, &tail) {
-            Err(error) if error.is_not_found() && tries < TRIES => tries += 1,
-            other => return other.map(Some),
+        let listed = pieces(cluster, segment)?;
+        let Some(tail) = Tail::of(&listed) else { return Ok(None) };
+        // What lies beyond a hole counts for nothing.
+        let wanted = listed.iter().map(|(place, _)| place).filter(|place| place.to <= tail.bytes);
+        let vanished = read.add(cluster, wanted)?;
+        let whole = assemble(&read.contents)
+            .map_err(|error| RepoError::damaged(segment.name.as_str(), error.to_string()))?;
+        match (read.facts_at(whole.len()), vanished) {
+            (Some(facts), _) if whole.len() >= tail.bytes as usize => {
+                return Ok(Some((facts, whole)));
+            }
+            (_, Some(error)) if tries == TRIES => return Err(error),
+            (_, Some(_)) => tries += 1,
+            (_, None) => {
+                return Err(RepoError::damaged(segment.name.as_str(), "its pieces do not fit"));
+            }
         }
     }
 }
 
-fn read_pieces(
-    cluster: &Cluster,
-    pieces: &[(TailPlace, u64)],
-    tail: &Tail,
-) -> Result<(serde_json::Value, Vec<u8>), RepoError> {
-    let (mut contents, mut facts) = (Vec::new(), serde_json::Value::Null);
-    for (place, _) in pieces.iter().filter(|(place, _)| place.to <= tail.bytes) {
-        let (head, content) = cluster.read_tail(place)?;
-        if *place == tail.last {
-            facts = head.facts;
+/// Pieces of one segment that were read.
+#[derive(Default)]
+struct Pieces {
+    contents: Vec<(TailPlace, Vec<u8>)>,
+    facts: Vec<serde_json::Value>,
+}
+
+impl Pieces {
+    /// Reads what is new. Gives the error of a piece that is no longer there.
+    fn add<'a>(
+        &mut self,
+        cluster: &Cluster,
+        wanted: impl Iterator<Item = &'a TailPlace>,
+    ) -> Result<Option<RepoError>, RepoError> {
+        let mut vanished = None;
+        for place in wanted {
+            if self.contents.iter().any(|(known, _)| known == place) {
+                continue;
+            }
+            match cluster.read_tail(place) {
+                Ok((head, content)) => {
+                    self.contents.push((place.clone(), content));
+                    self.facts.push(head.facts);
+                }
+                Err(error) if error.is_not_found() => vanished = Some(error),
+                Err(error) => return Err(error),
+            }
         }
-        contents.push((place.clone(), content));
+        Ok(vanished)
     }
-    let whole = assemble(&contents)
-        .map_err(|error| RepoError::damaged(tail.last.of.name.as_str(), error.to_string()))?;
-    Ok((facts, whole))
+
+    /// The facts of a piece that ends there.
+    fn facts_at(&self, end: usize) -> Option<serde_json::Value> {
+        let ends = |(place, _): &(TailPlace, Vec<u8>)| place.to as usize == end;
+        self.contents.iter().position(ends).map(|at| self.facts[at].clone())
+    }
 }
 
 /// Fills an unfinished segment up with zeros, and hides what lies from `end` on: a server in
