@@ -513,8 +513,7 @@ fn nothing_is_stored_beyond_a_file_that_another_server_archived() {
         } else {
             // Of the same system, with other content.
             let name = toy::segment_name(1, foreign);
-            let mut facts = LogFacts::default();
-            facts.last_commit = Some(world.clock.now());
+            let facts = LogFacts { last_commit: Some(world.clock.now()), ..LogFacts::default() };
             world.cluster.push_log(
                 &toy::place(SYSTEM, LogFile::Segment(name)),
                 &toy::segment(SYSTEM, name, &facts),
