@@ -36,8 +36,10 @@ fn files(data: &Path) -> BTreeMap<PathBuf, PathBuf> {
     }
     let mut found = BTreeMap::new();
     walk(data, Path::new(""), &mut found);
+    // Each restore has a note of its own in the repository, and its name is kept here.
+    let own = ["lifeboat.set-aside", "lifeboat.reading"];
     found.retain(|name, _| {
-        !name.starts_with("lifeboat.set-aside") && !name.ends_with("tablespace_map")
+        !own.iter().any(|own| name.starts_with(own)) && !name.ends_with("tablespace_map")
     });
     found
 }
