@@ -59,12 +59,13 @@ class Tool:
     def begin(self):
         """Makes an empty repository. Not measured."""
 
-    def push_command(self) -> str:
-        """What archives one segment."""
+    def push_command(self) -> str | None:
+        """What archives one segment; `None` for who archives nothing."""
 
     def take_over(self):
         """Makes the server archive to this tool. Not measured."""
-        self.server.archive_to(self.push_command())
+        if command := self.push_command():
+            self.server.archive_to(command)
 
     def measure(self, *command) -> Cost:
         running = (self.server.data / "postmaster.pid").exists()
