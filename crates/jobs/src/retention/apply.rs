@@ -46,8 +46,9 @@ pub struct Report {
 /// go goes, so that nothing is removed on the strength of an old listing.
 ///
 /// Order, so that a crash at any point harms nothing and the next run goes on: for each backup the
-/// journal, then its manifest; then another look at who reads (see docs/format/reading.md); then packs to which no remaining manifest refers; then WAL, the
-/// journal first and the oldest file first; then old events and temporaries.
+/// journal, then its manifest; then another look at who reads (see docs/format/reading.md); then
+/// packs to which no remaining manifest refers; then WAL, the journal first and the oldest file
+/// first; then old events and temporaries.
 pub fn apply(ports: &Ports<'_>, plan: &Plan) -> Result<Report, RetentionError> {
     let mut held = Held::acquire(ports)?;
     let mut inventory = Inventory::load(ports.cluster, ports.engine)?;
