@@ -1,7 +1,7 @@
 //! The points of `check` that are settings of the server.
 
-use lifeboat_postgres::live::remote::ready::Slot;
 use lifeboat_postgres::live::server::ServerFacts;
+use lifeboat_postgres::live::slots::{KeptWal, Slot};
 
 use super::check::Point;
 use super::check_points::Seen;
@@ -52,14 +52,14 @@ fn slot(slot: &Slot) -> Point {
     const NAME: &str = "replication slot";
     let name = &slot.name;
     match slot {
-        Slot { lost: true, .. } => Point::failed(
+        Slot { kept: KeptWal::Lost, .. } => Point::failed(
             NAME,
             format!("`{name}` was given up: the server removed WAL that it should have kept"),
             "lifeboat wal receive --create-slot, then lifeboat backup; or: \
              SELECT pg_drop_replication_slot(…)",
         ),
-        Slot { active: true, .. } => Point::good(NAME, format!("`{name}` is being received")),
-        Slot { active: false, .. } => Point::note(
+        Slot { in_use: true, .. } => Point::good(NAME, format!("`{name}` is being received")),
+        Slot { in_use: false, .. } => Point::note(
             NAME,
             format!("nobody receives through `{name}`: the server keeps all WAL for it"),
             "lifeboat wal receive (as a service), or start the standby that it is for",

@@ -8,8 +8,8 @@ use lifeboat_units::{ByteCount, Timestamp};
 
 use super::error::LiveError;
 use super::privileges::Privileges;
-use super::remote::ready::Slot;
 use super::session::Session;
+use super::slots::Slot;
 
 /// Settings that backups, checks and restores look at.
 const SETTINGS: &[&str] = &[

@@ -25,7 +25,7 @@ pub enum KeptWal {
     Lost,
 }
 
-/// A physical replication slot of a primary.
+/// A physical replication slot that outlives its connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Slot {
     /// Its name.
@@ -38,7 +38,7 @@ pub struct Slot {
     pub kept: KeptWal,
     /// Up to here its receiver said that all is durable; WAL from here on is kept for it.
     pub position: Option<Lsn>,
-    /// How much the server has written since.
+    /// How much the server has written since; a standby: has replayed.
     pub behind: Option<ByteCount>,
 }
 
@@ -48,8 +48,12 @@ impl Slot {
         self.in_use && matches!(self.kept, KeptWal::Kept | KeptWal::Nothing)
     }
 
-    /// Reads the slot of this name; `None` when there is none, or it is no physical one. Only a
-    /// server that is not in recovery can be asked.
+    /// All of them. Every role may see them.
+    pub fn all(session: &mut Session) -> Result<Vec<Self>, LiveError> {
+        read(session, "$1 = ''", "")
+    }
+
+    /// Reads the slot of this name; `None` when there is none, or it is of another kind.
     pub fn read(session: &mut Session, name: &str) -> Result<Option<Self>, LiveError> {
         Ok(read(session, "slot_name = $1", name)?.pop())
     }
@@ -68,9 +72,10 @@ fn read(session: &mut Session, which: &str, value: &str) -> Result<Vec<Slot>, Li
     let which = which.replace("slot_name", "slot_name::text").replace("$1", "$1::text");
     let sql = format!(
         "SELECT slot_name::text, active, wal_status, restart_lsn::text, \
-         pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_lsn(), restart_lsn)::int8, {since} \
-         FROM pg_catalog.pg_replication_slots WHERE slot_type = 'physical' AND {which} \
-         ORDER BY slot_name"
+         pg_catalog.pg_wal_lsn_diff(CASE WHEN pg_catalog.pg_is_in_recovery() \
+         THEN pg_catalog.pg_last_wal_replay_lsn() ELSE pg_catalog.pg_current_wal_lsn() END, \
+         restart_lsn)::int8, {since} FROM pg_catalog.pg_replication_slots \
+         WHERE slot_type = 'physical' AND NOT temporary AND {which} ORDER BY slot_name"
     );
     let rows = session.ask_all(DOING, &sql, &[&value])?;
     let slot = |row: postgres::Row| -> Result<Slot, LiveError> {

@@ -56,33 +56,6 @@ fn hba_line(role: &str, address: Option<&str>, tls: bool) -> String {
     }
 }
 
-/// A physical replication slot.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Slot {
-    /// Its name.
-    pub name: String,
-    /// Whether somebody receives through it.
-    pub active: bool,
-    /// Whether the server gave up keeping WAL for it (`max_slot_wal_keep_size`).
-    pub lost: bool,
-}
-
-impl Slot {
-    /// All physical slots. Every role may see them.
-    pub fn all(session: &mut Session) -> Result<Vec<Self>, LiveError> {
-        let rows = session.ask_all(
-            "reading the replication slots",
-            "SELECT slot_name::text, active, coalesce(wal_status = 'lost', false) \
-             FROM pg_catalog.pg_replication_slots WHERE slot_type = 'physical' AND NOT temporary \
-             ORDER BY slot_name",
-            &[],
-        )?;
-        let slot =
-            |row: postgres::Row| Self { name: row.get(0), active: row.get(1), lost: row.get(2) };
-        Ok(rows.into_iter().map(slot).collect())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
