@@ -111,6 +111,9 @@ impl Explain for ConfigError {
             Self::Assignment { .. } => {
                 Some("such as --set repository.compression=zstd:3".to_owned())
             }
+            Self::Read { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+                Some("name one that is there; `lifeboat init` writes one to a new place".to_owned())
+            }
             Self::Read { .. } | Self::Syntax { .. } | Self::Value { .. } => None, // all is said
         }
     }
