@@ -3,6 +3,7 @@
 //! Source: PostgreSQL `src/include/access/xlog_internal.h` (pages), `xlogrecord.h` (records),
 //! `src/backend/access/transam/xlogreader.c` (how records lie across pages).
 
+mod crc;
 mod reader;
 mod record;
 

@@ -2,6 +2,7 @@
 
 use lifeboat_engine::Lsn;
 
+use super::crc::crc32c;
 use super::{LONG_HEADER_BYTES, SHORT_HEADER_BYTES, SegmentHeader};
 use crate::bytes::{array, u16_at, u32_at, u64_at};
 use crate::versions::Version;
@@ -160,10 +161,7 @@ impl<'a> Record<'a> {
         }
         let (head, data) = bytes.split_at(HEADER_BYTES);
         // Data first, then the header up to `xl_crc`.
-        let mut digest = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc32Iscsi);
-        digest.update(data);
-        digest.update(&head[..20]);
-        digest.finalize() as u32 == self.crc
+        crc32c(data, &head[..20]) == self.crc
     }
 
     /// The main data: what the resource manager wrote apart from blocks.
