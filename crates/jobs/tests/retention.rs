@@ -3,9 +3,10 @@
 mod history_support;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use history_support::between::Between;
 use history_support::{SYSTEM, World, backup_id, day, pages};
 use lifeboat_engine::{LogFile, Lsn};
 use lifeboat_jobs::inventory::{Inventory, SegmentRange};
@@ -13,7 +14,7 @@ use lifeboat_jobs::retention::{KeepReason, Plan, Policy, apply, plan};
 use lifeboat_jobs::verify::{self, VerifySettings};
 use lifeboat_jobs::wal::{NotedReading, READING_FILE, RecoveryState, read_on};
 use lifeboat_repo::{BackupId, Cluster, Fact, ReadPurpose, Reading};
-use lifeboat_store::{Batch, Entry, Key, MemoryStore, Store, StoreError};
+use lifeboat_store::{Key, Store};
 use lifeboat_testkit::{Fault, FaultyStore, Schedule, SimClock, ToyEngine, toy};
 use lifeboat_units::Clock;
 use proptest::prelude::*;
@@ -234,6 +235,31 @@ fn while_a_note_of_who_reads_cannot_be_read_nothing_goes() {
     assert_eq!(apply(&world.ports(), &the_plan).unwrap().removed.len(), 3);
 }
 
+/// Who writes to the store cannot hold an expiry up for ever; what a newer program wrote may.
+#[test]
+fn nonsense_that_is_named_far_ahead_holds_nothing() {
+    let world = history();
+    let the_plan = plan(&inventory(&world), &count(1), day(31));
+    let [nonsense, newer] = ["20990201T120000Z-00000000", "20990201T120000Z-00000001"];
+    let put = |name: &str, body: &[u8]| {
+        let key = Key::new(format!("clusters/main/reading/{name}")).unwrap();
+        world.store.put(&key, body).unwrap();
+        key
+    };
+    put(nonsense, b"\x01nonsense");
+    let held = put(newer, b"\x02of a later version");
+    let before = durable(&world);
+    apply(&world.ports(), &the_plan).unwrap();
+    assert_eq!(durable(&world), before);
+    world.store.delete(&held).unwrap();
+    let report = apply(&world.ports(), &the_plan).unwrap();
+    assert_eq!(report.removed.len(), 3);
+    let mut inventory = inventory(&world);
+    inventory.note_readings(&world.cluster, day(31)).unwrap();
+    let said = plan(&inventory, &count(1), day(31)).notes.join("\n");
+    assert!(said.contains(nonsense) && said.contains("counts for nothing"), "{said}");
+}
+
 #[test]
 fn a_recovery_renews_its_note_when_it_is_due() {
     let (world, directory) = (history(), tempfile::tempdir().unwrap());
@@ -316,55 +342,6 @@ fn the_journal_of_years_of_expiry_stays_small() {
     check(&world, "after the journal was swept");
 }
 
-/// A store before one of whose calls something happens.
-struct Between<F> {
-    store: MemoryStore,
-    left: AtomicUsize,
-    happens: F,
-}
-
-impl<F: Fn() + Send + Sync> Between<F> {
-    fn call(&self) -> &MemoryStore {
-        if self.left.fetch_sub(1, Ordering::SeqCst) == 1 {
-            (self.happens)();
-        }
-        &self.store
-    }
-}
-
-impl<F: Fn() + Send + Sync> Store for Between<F> {
-    fn put(&self, key: &Key, body: &[u8]) -> Result<(), StoreError> {
-        self.call().put(key, body)
-    }
-    fn batch(&self) -> Result<Box<dyn Batch>, StoreError> {
-        self.call().batch()
-    }
-    fn get(&self, key: &Key, limit_bytes: u64) -> Result<Vec<u8>, StoreError> {
-        self.call().get(key, limit_bytes)
-    }
-    fn get_range(
-        &self,
-        key: &Key,
-        offset: u64,
-        length: usize,
-        into: &mut Vec<u8>,
-    ) -> Result<(), StoreError> {
-        self.call().get_range(key, offset, length, into)
-    }
-    fn size(&self, key: &Key) -> Result<u64, StoreError> {
-        self.call().size(key)
-    }
-    fn list(&self, prefix: &str, each: &mut dyn FnMut(Entry)) -> Result<(), StoreError> {
-        self.call().list(prefix, each)
-    }
-    fn delete(&self, key: &Key) -> Result<(), StoreError> {
-        self.call().delete(key)
-    }
-    fn location(&self) -> String {
-        self.store.location()
-    }
-}
-
 /// Between any two calls of an expiry somebody begins to read a backup that it removes: either the
 /// manifest is gone by then, or everything that the backup needs is there afterwards, and after the
 /// next expiry too.
@@ -380,17 +357,12 @@ fn whoever_begins_to_read_beside_an_expiry_is_refused_or_keeps_all_that_it_needs
         let reader = Reader { cluster: world.cluster.clone(), clock: world.clock.clone() };
         let read = Arc::new((needed, begun, reader));
         let reads = Arc::clone(&read);
-        let store = Between {
-            store: world.store.clone(),
-            left: AtomicUsize::new(usize::MAX),
-            happens: move || {
-                reads.1.store(true, Ordering::SeqCst);
-                *reads.0.lock().unwrap() = reads.2.begin(backup_id(0));
-            },
-        };
-        let store = Arc::new(store);
+        let store = Between::new(&world.store, move || {
+            reads.1.store(true, Ordering::SeqCst);
+            *reads.0.lock().unwrap() = reads.2.begin(backup_id(0));
+        });
         let cluster = world.through(Arc::clone(&store));
-        store.left.store(call, Ordering::SeqCst);
+        store.happens_before(call);
         apply(&world.ports_of(&cluster), &the_plan).unwrap();
         if !read.1.load(Ordering::SeqCst) {
             break; // it makes fewer calls

@@ -23,6 +23,9 @@ const READING_BYTES_MAX: u64 = 64 << 10;
 /// A note that lapsed so long ago may be removed, whatever the clocks of its host and ours.
 const SWEEP_AFTER: Duration = Duration::from_secs(24 * 3600);
 
+/// No reader's note counts for longer: the longest, and a day for clocks that differ.
+const HOLDS_MAX: Duration = Duration::from_secs(48 * 3600);
+
 /// What a reader does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -144,6 +147,9 @@ pub struct Readings {
     pub live: Vec<LiveReading>,
     /// Those that would count and cannot be read: name, until when, why.
     pub unreadable: Vec<(String, Timestamp, String)>,
+    /// Those that cannot be opened and say that they count for longer than any reader's does: they
+    /// hold nothing. Name, why.
+    pub forged: Vec<(String, String)>,
     /// Those that nobody will ever look at again.
     pub stale: Vec<Key>,
 }
@@ -181,6 +187,9 @@ impl Cluster {
                     found.live.push(LiveReading { name, until, backups, purpose, who });
                 }
                 Err(error) if error.is_not_found() => {} // removed since it was listed
+                Err(error @ RepoError::Damaged { .. }) if is_too_far(until, now) => {
+                    found.forged.push((name, error.to_string()));
+                }
                 Err(error @ (RepoError::Damaged { .. } | RepoError::TooNew { .. })) => {
                     found.unreadable.push((name, until, error.to_string()));
                 }
@@ -196,6 +205,10 @@ impl ReadingObject {
     fn is_over(&self, me: &Holder) -> bool {
         self.purpose == ReadPurpose::Restore && self.holder.certainly_died(me)
     }
+}
+
+fn is_too_far(until: Timestamp, now: Timestamp) -> bool {
+    now.checked_add(HOLDS_MAX).is_ok_and(|last| until > last)
 }
 
 /// Until when the note of this name counts; `None` when the name is that of no note.

@@ -211,7 +211,10 @@ fn notes(inventory: &Inventory) -> Vec<String> {
         })
     });
     let unknown = reads_unknown(inventory).into_iter();
-    inventory.unreadable.iter().map(blocked).chain(read).chain(unknown).collect()
+    let forged = inventory.readings.forged.iter().map(|(name, why)| {
+        format!("{name} counts for nothing: {why}, and no reader's note lies so far ahead")
+    });
+    inventory.unreadable.iter().map(blocked).chain(read).chain(unknown).chain(forged).collect()
 }
 
 /// Why it is not known what readers need; `None` when it is.

@@ -2,6 +2,8 @@
 //! retention.
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+pub mod between;
+
 use std::sync::Arc;
 
 use lifeboat_engine::{LogFacts, LogFile, Lsn, SegmentNo, SystemId, TimelineId};
