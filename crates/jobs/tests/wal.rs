@@ -13,7 +13,8 @@ use lifeboat_jobs::succession;
 use lifeboat_jobs::wal::{
     self, GetError, GetOutcome, HistoryState, PushError, PushSettings, Pushed, RecoveryState,
 };
-use lifeboat_store::Store;
+use lifeboat_repo::RepoError;
+use lifeboat_store::{Key, Store};
 use lifeboat_testkit::{Fault, FaultyStore, Schedule, toy};
 use lifeboat_units::{Clock, Explain};
 
@@ -193,6 +194,31 @@ fn what_is_certainly_not_there_is_told_from_what_recovery_needs() {
     fs::write(directory.path().join(toy::STANDBY_MARK), "").unwrap();
     state.standby = false;
     assert!(matches!(get(&name(3), Some(&state)).unwrap(), GetOutcome::NotThere { .. }));
+}
+
+/// As where its file system is unmounted: the directory below is there, and empty.
+#[test]
+fn a_repository_that_went_away_is_neither_the_end_of_the_wal_nor_a_place_to_store() {
+    let (world, directory) = (World::new(), directory(SYSTEM));
+    let [first, second] = [1, 2].map(|n| segment_file(directory.path(), SYSTEM, n));
+    push(&world, &first).unwrap();
+    let marker = Key::new("repository.json").unwrap();
+    let body = world.store.get(&marker, 1 << 20).unwrap();
+    world.store.delete(&marker).unwrap();
+    for path in [&first, &second] {
+        let error = push(&world, path).unwrap_err();
+        let PushError::Repo { source: RepoError::Gone { .. }, .. } = error else {
+            panic!("{error}");
+        };
+    }
+    let to = directory.path().join("pg_wal/RECOVERYXLOG");
+    let name = toy::segment_name(1, 3).to_string();
+    let error = wal::get(&world.ports(), &name, &to, None).unwrap_err();
+    assert!(matches!(error, GetError::Repo { source: RepoError::Gone { .. }, .. }), "{error}");
+    world.store.put(&marker, &body).unwrap();
+    assert!(push(&world, &second).is_ok());
+    let outcome = wal::get(&world.ports(), &name, &to, None).unwrap();
+    assert!(matches!(outcome, GetOutcome::NotThere { .. }));
 }
 
 #[test]

@@ -208,11 +208,16 @@ fn fetch(
     let mut read = whole();
     // Who keeps asking gets the finished segment later.
     if is_missing(&read) && !keeps_asking(ports.engine, &directory, state) {
-        match serve::tail(ports, system, file, state)? {
-            Some(content) => return deliver(ports, &directory, file, (&content, destination)),
-            // Pieces go away when the segment is finished: it may be there now.
-            None if state.is_some() => read = whole(),
-            None => {}
+        let tail = serve::tail(ports, system, file, state);
+        if let Ok(Some(content)) = tail {
+            return deliver(ports, &directory, file, (&content, destination));
+        }
+        // Pieces go away when the segment is finished: it may be there now.
+        if state.is_some() {
+            read = whole();
+        }
+        if is_missing(&read) {
+            tail?;
         }
     }
     let content = match read {
@@ -281,6 +286,11 @@ fn read_patiently(
         tries_left -= 1;
         let error = match ports.cluster.read_log(place) {
             Ok((head, content)) => return Ok((head.facts, content)),
+            // Where the repository itself is gone, everything is missing.
+            Err(error) if error.is_not_found() => match ports.cluster.repository().confirm() {
+                Ok(()) => return Err(error),
+                Err(gone) => gone,
+            },
             Err(error) => error,
         };
         let now = ports.clock.monotonic();
