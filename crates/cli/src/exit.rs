@@ -61,7 +61,7 @@ pub(crate) const TABLE: &[Row] = &[
     Row {
         number: 10,
         meaning: "the repository is missing or cannot be reached",
-        codes: &["LB-REPO-001", "LB-STORE-006"],
+        codes: &["LB-REPO-001", "LB-REPO-014", "LB-STORE-006"],
     },
     Row {
         number: 11,

@@ -15,7 +15,7 @@ use lifeboat_jobs::wal::push::pusher::{Pusher, PusherSettings, Work};
 use lifeboat_jobs::wal::push::spool::Spool;
 use lifeboat_jobs::wal::{self, PushError, PushSettings};
 use lifeboat_repo::Cluster;
-use lifeboat_store::MemoryStore;
+use lifeboat_store::{Key, MemoryStore, Store};
 use lifeboat_testkit::{Fault, FaultyStore, Schedule, SimClock, ToyEngine, toy};
 use lifeboat_units::{Cancel, Clock};
 use proptest::prelude::*;
@@ -177,6 +177,30 @@ fn what_waits_is_pushed_ahead_and_acknowledged_once() {
     // Without their notes the acknowledgements are stale.
     rounds(&directory, &clock, &connect, target(), |work| work.round().unwrap() > 0);
     assert_eq!(server.spool().list().unwrap(), Default::default());
+}
+
+/// Turns are prepared ahead, and none is stored while the repository is gone.
+#[test]
+fn what_was_prepared_is_not_stored_where_the_repository_is_gone() {
+    let (world, mut server) = (World::new(), Server::new());
+    let clock = world.clock.clone();
+    let directory = server.home.path().to_owned();
+    let marker = Key::new("repository.json").unwrap();
+    let body = world.store.get(&marker, 1 << 20).unwrap();
+    for _ in 0..20 {
+        server.finish();
+    }
+    let connect = || Ok(world.cluster.clone());
+    world.store.delete(&marker).unwrap();
+    rounds(&directory, &clock, &connect, target(), |work| work.round().unwrap() > 0);
+    assert!(server.spool().list().unwrap().acks.is_empty());
+    assert!(!world.objects().keys().any(|key| key.contains("/wal/")), "something was stored");
+    world.store.put(&marker, &body).unwrap();
+    clock.sleep(Duration::from_secs(60));
+    rounds(&directory, &clock, &connect, target(), |work| work.round().unwrap() > 0);
+    while !matches!(server.archive(target(), &clock), None | Some(Err(_))) {}
+    all_is_there(&server, &world);
+    assert_eq!(server.told.len(), 20);
 }
 
 #[test]
@@ -528,11 +552,7 @@ fn nothing_is_stored_beyond_a_file_that_another_server_archived() {
         let connect = || Ok(world.cluster.clone());
         let mut left = 12;
         rounds(&directory, &clock, &connect, target(), |work| {
-            std::thread::scope(|scope| {
-                for _ in 0..3 {
-                    scope.spawn(|| work.round().unwrap());
-                }
-            });
+            work.round_on(3).unwrap();
             left -= 1;
             left > 0
         });

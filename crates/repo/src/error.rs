@@ -12,6 +12,12 @@ pub enum RepoError {
         /// The store.
         location: String,
     },
+    /// The repository that was opened is no longer at its place.
+    #[error("{location} no longer holds the repository that was opened there")]
+    Gone {
+        /// The store.
+        location: String,
+    },
     /// There is a repository already.
     #[error("there is a repository in {location} already")]
     Exists {
@@ -154,13 +160,14 @@ impl Explain for RepoError {
             Self::LeaseLost { .. } => "LB-REPO-011",
             Self::Key { .. } => "LB-REPO-012",
             Self::KeyFile { .. } => "LB-REPO-013",
+            Self::Gone { .. } => "LB-REPO-014",
             Self::Store(error) => return error.code(),
         })
     }
 
     fn retry(&self) -> Retry {
         match self {
-            Self::Busy { .. } | Self::LeaseLost { .. } => Retry::Later,
+            Self::Busy { .. } | Self::LeaseLost { .. } | Self::Gone { .. } => Retry::Later,
             Self::Store(error) => error.retry(),
             Self::Missing { .. }
             | Self::Exists { .. }
@@ -178,7 +185,13 @@ impl Explain for RepoError {
 
     fn help(&self) -> Option<String> {
         let text = match self {
-            Self::Missing { .. } => "is the address right? `lifeboat init` makes a repository",
+            Self::Missing { .. } => {
+                "is the address right, and its file system mounted? `lifeboat init` makes a \
+                 repository"
+            }
+            Self::Gone { .. } => {
+                "is its file system still mounted? Nothing that was sent meanwhile counts as stored"
+            }
             Self::Exists { .. } => "use it as it is, or choose another address",
             Self::TooNew { .. } => "upgrade lifeboat on this host; nothing was changed",
             Self::WrongPassphrase { .. } => {

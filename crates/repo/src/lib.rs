@@ -45,7 +45,7 @@ pub use journal::{Event, Fact};
 pub use keys::{Identity, Keyring, Protection};
 pub use lease::{Lease, Purpose};
 pub use log_batch::LogBatch;
-pub use logs::{ArchivedLog, LogHead, LogPlace, LogReader, PushOutcome};
+pub use logs::{ArchivedLog, LogHead, LogPlace, LogReader, LogWriter, PushOutcome};
 pub use manifest::{ChunkRef, Manifest, Totals};
 pub use map::{MapPart, PART_PAGES};
 pub use pack::{BoxRef, PackId};

@@ -3,9 +3,8 @@
 use lifeboat_store::Batch;
 use lifeboat_units::Timestamp;
 
-use crate::codec::Compression;
 use crate::error::RepoError;
-use crate::logs::{FILE_BYTES_MAX, LogPlace, PushOutcome};
+use crate::logs::{FILE_BYTES_MAX, LogPlace, LogWriter, PushOutcome};
 use crate::repository::Cluster;
 
 /// Log files that become visible and durable together: the cost of one barrier for all.
@@ -31,7 +30,7 @@ impl LogBatch<'_> {
         &mut self,
         place: &LogPlace,
         (content, digest): (&[u8], &str),
-        compression: Compression,
+        writer: &mut LogWriter,
         archived_at: Timestamp,
         facts: serde_json::Value,
     ) -> Result<PushOutcome, RepoError> {
@@ -44,8 +43,8 @@ impl LogBatch<'_> {
             Err(error) if error.is_not_found() => {}
             answer => return answer,
         }
-        let body = cluster.encode_log(place, content, digest, compression, archived_at, facts)?;
-        match self.batch.put(&key, &body) {
+        let body = cluster.encode_log(place, content, digest, writer, archived_at, facts)?;
+        match self.batch.put(&key, body) {
             Ok(()) => {
                 self.any = true;
                 Ok(PushOutcome::Stored { stored_bytes: body.len() as u64 })
@@ -58,6 +57,11 @@ impl LogBatch<'_> {
     /// Makes all of it durable, then visible. After an error some may be stored and some not:
     /// whoever pushes them again is told.
     pub fn commit(self) -> Result<(), RepoError> {
-        if self.any { Ok(self.batch.commit()?) } else { Ok(()) }
+        if self.any {
+            // What was written to another place than the repository cannot be published in it.
+            self.cluster.repository().confirm()?;
+            self.batch.commit()?;
+        }
+        Ok(())
     }
 }

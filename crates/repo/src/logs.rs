@@ -25,6 +25,8 @@ const HEAD_BYTES_MAX: usize = 1 << 20;
 pub(crate) const FILE_BYTES_MAX: u64 = 1 << 30;
 /// A log file is compressed and sealed in pieces of this length.
 const PIECE_BYTES: usize = EXTENT_BYTES_MAX;
+/// Left free in front of the pieces for what is known only after them. A longer head moves them.
+const HEAD_ROOM_BYTES: usize = 16 << 10;
 /// So many pieces are read with one request: 16 MiB at most.
 const READ_PIECES: usize = 16;
 
@@ -102,6 +104,20 @@ impl Default for LogReader {
     }
 }
 
+/// Memory for storing log files, used again and again.
+pub struct LogWriter {
+    compressor: Compressor,
+    /// The object: unused room, then front and head, then the pieces.
+    object: Vec<u8>,
+}
+
+impl LogWriter {
+    /// Compresses in this way.
+    pub fn new(compression: Compression) -> Self {
+        Self { compressor: Compressor::for_logs(compression), object: Vec::new() }
+    }
+}
+
 /// What became of a log file that was to be archived.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PushOutcome {
@@ -150,12 +166,19 @@ impl Cluster {
             Err(error) if error.is_not_found() => {}
             answer => return answer,
         }
-        let body = self.encode_log(place, content, &offered, compression, archived_at, facts)?;
-        match self.store().put(&key, &body) {
-            Ok(()) => Ok(PushOutcome::Stored { stored_bytes: body.len() as u64 }),
+        let mut writer = LogWriter::new(compression);
+        let body = self.encode_log(place, content, &offered, &mut writer, archived_at, facts)?;
+        match self.store().put(&key, body) {
+            Ok(()) => self.stored(body),
             Err(error) if error.is_already_exists() => self.compare_log(place, &offered),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// What is told of a file that was put a moment ago.
+    pub(crate) fn stored(&self, body: &[u8]) -> Result<PushOutcome, RepoError> {
+        self.repository().confirm()?;
+        Ok(PushOutcome::Stored { stored_bytes: body.len() as u64 })
     }
 
     /// Compares with what is there, and makes that durable when it is the same: whoever put it may
@@ -168,32 +191,36 @@ impl Cluster {
         let head = self.log_head(place)?;
         if head.digest == offered {
             self.store().confirm(&place.key(self)?)?;
+            self.repository().confirm()?;
             Ok(PushOutcome::AlreadyThere)
         } else {
             Ok(PushOutcome::Different { archived: head.digest, offered: offered.to_owned() })
         }
     }
 
-    pub(crate) fn encode_log(
+    /// The object that a log file becomes. `digest` is [`Cluster::log_digest`] of `content`.
+    pub(crate) fn encode_log<'w>(
         &self,
         place: &LogPlace,
         content: &[u8],
         digest: &str,
-        compression: Compression,
+        writer: &'w mut LogWriter,
         archived_at: Timestamp,
         facts: serde_json::Value,
-    ) -> Result<Vec<u8>, RepoError> {
+    ) -> Result<&'w [u8], RepoError> {
         let relative = place.relative();
         let scope = self.object_scope(&relative);
         let data_key = DataKey::random(self.repository().entropy());
         let content_key = data_key.seal_key(&scope);
-        let mut compressor = Compressor::for_logs(compression);
-        let (mut pieces, mut body) = (Vec::new(), Vec::with_capacity(content.len() / 3));
+        let LogWriter { compressor, object } = writer;
+        object.clear();
+        object.resize(HEAD_ROOM_BYTES, 0);
+        let mut pieces = Vec::new();
         for (number, piece) in content.chunks(PIECE_BYTES).enumerate() {
-            let from = body.len();
-            compressor.compress(piece, false, &mut body);
-            content_key.seal(BoxKind::Extent, number as u64, &mut body, from);
-            pieces.push((body.len() - from) as u32);
+            let from = object.len();
+            compressor.compress(piece, false, object);
+            content_key.seal(BoxKind::Extent, number as u64, object, from);
+            pieces.push((object.len() - from) as u32);
         }
         let wrapped = data_key.wrap(&self.repository().keyring().recipients)?;
         let head = LogHead {
@@ -205,16 +232,19 @@ impl Cluster {
             facts,
         };
         let plain = serde_json::to_vec(&head).expect("a head always serialises");
-        let mut sealed = Vec::with_capacity(SALT_BYTES + plain.len() + TAG_BYTES);
-        self.seal_single(&relative, BoxKind::LogHead, &plain, &mut sealed);
-        if sealed.len() > HEAD_BYTES_MAX {
+        let mut front = Vec::with_capacity(FRONT_BYTES + SALT_BYTES + plain.len() + TAG_BYTES);
+        front.extend_from_slice(&MAGIC);
+        front.extend_from_slice(&[0; FRONT_BYTES - MAGIC.len()]);
+        self.seal_single(&relative, BoxKind::LogHead, &plain, &mut front);
+        let sealed_bytes = front.len() - FRONT_BYTES;
+        if sealed_bytes > HEAD_BYTES_MAX {
             return Err(RepoError::damaged(relative, "its head would be longer than heads can be"));
         }
-        let mut object = MAGIC.to_vec();
-        object.extend_from_slice(&(sealed.len() as u32).to_le_bytes());
-        object.extend_from_slice(&sealed);
-        object.extend_from_slice(&body);
-        Ok(object)
+        front[MAGIC.len()..FRONT_BYTES].copy_from_slice(&(sealed_bytes as u32).to_le_bytes());
+        // In front of the pieces, so that they need not be copied.
+        let begin = HEAD_ROOM_BYTES.saturating_sub(front.len());
+        drop(object.splice(begin..HEAD_ROOM_BYTES, front));
+        Ok(&object[begin..])
     }
 
     /// Whether a log file of this name is archived; its content is not looked at.

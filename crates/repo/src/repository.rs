@@ -82,15 +82,34 @@ impl Repository {
         keyring: Keyring,
         entropy: Arc<dyn Entropy>,
     ) -> Result<Self, RepoError> {
-        let id = identify(store.as_ref())?;
-        if id != keyring.repository {
-            return Err(RepoError::ForeignKey {
-                key_of: keyring.repository.to_string(),
-                is: id.to_string(),
-                location: store.location(),
-            });
+        let found = identify(store.as_ref())?;
+        let opened = Self { store, keyring: Arc::new(keyring), entropy };
+        opened.is_that(found)?;
+        Ok(opened)
+    }
+
+    /// Asks whether the store still holds the repository that was opened. A process that lives long
+    /// asks before it calls anything stored: the file system may have been unmounted meanwhile, and
+    /// what was written to the directory below is gone when it is mounted again.
+    ///
+    /// Errors: [`RepoError::Gone`], [`RepoError::ForeignKey`] when another one lies there.
+    pub fn confirm(&self) -> Result<(), RepoError> {
+        match identify(self.store.as_ref()) {
+            Ok(found) => self.is_that(found),
+            Err(RepoError::Missing { location }) => Err(RepoError::Gone { location }),
+            Err(error) => Err(error),
         }
-        Ok(Self { store, keyring: Arc::new(keyring), entropy })
+    }
+
+    fn is_that(&self, found: RepositoryId) -> Result<(), RepoError> {
+        if found == self.keyring.repository {
+            return Ok(());
+        }
+        Err(RepoError::ForeignKey {
+            key_of: self.keyring.repository.to_string(),
+            is: found.to_string(),
+            location: self.store.location(),
+        })
     }
 
     /// The keys it was opened with.

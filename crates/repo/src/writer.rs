@@ -193,6 +193,7 @@ impl FinishedBackup {
         }
         manifest.totals.new_bytes = self.stored;
         let sealed = manifest.seal(self.cluster.name(), &self.index)?;
+        self.cluster.repository().confirm()?;
         self.cluster.store().put(&self.cluster.manifest_key(self.id)?, &sealed)?;
         Ok(manifest)
     }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use lifeboat_engine::LogFile;
-use lifeboat_repo::LogBatch;
+use lifeboat_repo::{LogBatch, LogWriter, RepoError};
 
 use super::ack::{Ack, Kind, Target};
 use super::{Admitted, Offer, PushError, PushSettings, offer, settle};
@@ -13,62 +13,52 @@ use crate::ports::Ports;
 pub(super) struct Storer<'a> {
     pub(super) ports: Ports<'a>,
     pub(super) directory: &'a Path,
-    pub(super) settings: PushSettings,
     pub(super) target: Target,
     pub(super) admitted: &'a Admitted,
-    /// Waits until everything before these files is settled; false when one of them is archived
-    /// with other content. Then another server writes the same log, and whatever follows here is
-    /// not what follows there.
-    pub(super) in_turn: &'a dyn Fn() -> bool,
+}
+
+/// Memory of a thread that stores files.
+pub(super) struct Desk {
+    content: Vec<u8>,
+    writer: LogWriter,
+}
+
+impl Desk {
+    pub(super) fn new(settings: PushSettings) -> Self {
+        Self { content: Vec::new(), writer: LogWriter::new(settings.compression) }
+    }
 }
 
 /// What became of one file.
 pub(super) type Stored = (LogFile, Result<Ack, PushError>);
 
-fn is_diverged<T>(outcome: &Result<T, PushError>) -> bool {
-    matches!(outcome, Err(PushError::Diverged { .. }))
+/// Files as far as they come without any becoming visible.
+pub(super) enum Prepared<'a> {
+    /// They are written. The outcomes hold when the batch is committed.
+    Written(LogBatch<'a>, Vec<Stored>),
+    /// The only one of them failed.
+    Failed(Stored),
+    /// One of many failed, or the store: which it is shows when each is stored by itself.
+    Apart,
 }
 
-impl Storer<'_> {
-    /// Stores files and gives an acknowledgement for each that is durable. Of files that were left
-    /// alone, because one before them is archived with other content, nothing is said.
-    ///
-    /// One barrier for all, when all goes well. When anything of it fails, each is stored by
-    /// itself, so that one file's failure is told of that file only.
-    pub(super) fn store(&self, files: &[LogFile], content: &mut Vec<u8>) -> Vec<Stored> {
-        match self.together(files, content) {
-            Some(stored) => stored,
-            None => self.one_by_one(files, content),
-        }
-    }
-
-    fn one_by_one(&self, files: &[LogFile], content: &mut Vec<u8>) -> Vec<Stored> {
-        let mut stored = Vec::with_capacity(files.len());
-        if !(self.in_turn)() {
-            return stored;
-        }
-        for file in files {
-            let outcome = self.alone(*file, content);
-            let diverged = is_diverged(&outcome);
-            stored.push((*file, outcome));
-            if diverged {
-                break;
-            }
-        }
-        stored
-    }
-
-    /// `None` when the batch failed: then of no file is known what became of it.
-    fn together(&self, files: &[LogFile], content: &mut Vec<u8>) -> Option<Vec<Stored>> {
-        if files.len() < 2 {
-            return None;
-        }
-        let mut batch = self.ports.cluster.log_batch().ok()?;
+impl<'a> Storer<'a> {
+    /// Writes files, and makes none of them visible.
+    pub(super) fn prepare(&self, files: &[LogFile], desk: &mut Desk) -> Prepared<'a> {
+        let mut batch = match self.ports.cluster.log_batch() {
+            Ok(batch) => batch,
+            Err(source) => match *files {
+                [file] => return Prepared::Failed((file, Err(failed(file, source)))),
+                _ => return Prepared::Apart,
+            },
+        };
         let mut stored = Vec::with_capacity(files.len());
         for file in files {
-            match self.add(&mut batch, *file, content) {
-                // Whether it is the file or the store that is at fault shows when it is alone.
-                Err(PushError::Repo { .. }) => return None,
+            match self.add(&mut batch, *file, desk) {
+                Err(error @ PushError::Repo { .. }) => match files.len() {
+                    1 => return Prepared::Failed((*file, Err(error))),
+                    _ => return Prepared::Apart,
+                },
                 outcome => {
                     let diverged = is_diverged(&outcome);
                     stored.push((*file, outcome));
@@ -78,23 +68,56 @@ impl Storer<'_> {
                 }
             }
         }
-        if !(self.in_turn)() {
-            return Some(Vec::new());
-        }
-        batch.commit().ok()?;
-        Some(stored)
+        Prepared::Written(batch, stored)
     }
 
-    fn alone(&self, file: LogFile, content: &mut Vec<u8>) -> Result<Ack, PushError> {
-        let failed = |source| PushError::Repo { file: file.to_string(), source };
+    /// Makes files durable and visible, and gives an acknowledgement for each. Of files that were
+    /// left alone, because one before them is archived with other content, nothing is said.
+    ///
+    /// One barrier for all, when all goes well. When anything of it fails, each is stored by
+    /// itself, so that one file's failure is told of that file only.
+    pub(super) fn finish(
+        &self,
+        files: &[LogFile],
+        prepared: Prepared<'a>,
+        desk: &mut Desk,
+    ) -> Vec<Stored> {
+        match prepared {
+            Prepared::Written(batch, stored) => match (batch.commit(), files) {
+                (Ok(()), _) => stored,
+                (Err(source), &[file]) if !source.is_already_exists() => {
+                    vec![(file, Err(failed(file, source)))]
+                }
+                (Err(_), _) => self.one_by_one(files, desk),
+            },
+            Prepared::Failed(stored) => vec![stored],
+            Prepared::Apart => self.one_by_one(files, desk),
+        }
+    }
+
+    fn one_by_one(&self, files: &[LogFile], desk: &mut Desk) -> Vec<Stored> {
+        let mut stored = Vec::with_capacity(files.len());
+        for file in files {
+            let outcome = self.alone(*file, desk);
+            let diverged = is_diverged(&outcome);
+            stored.push((*file, outcome));
+            if diverged {
+                break;
+            }
+        }
+        stored
+    }
+
+    fn alone(&self, file: LogFile, desk: &mut Desk) -> Result<Ack, PushError> {
+        let failed = |source| failed(file, source);
         let mut batch = self.ports.cluster.log_batch().map_err(failed)?;
-        let ack = self.add(&mut batch, file, content)?;
+        let ack = self.add(&mut batch, file, desk)?;
         match batch.commit() {
             Ok(()) => Ok(ack),
             // Another stored it between our look and our commit: compare.
             Err(error) if error.is_already_exists() => {
                 let mut again = self.ports.cluster.log_batch().map_err(failed)?;
-                let ack = self.add(&mut again, file, content)?;
+                let ack = self.add(&mut again, file, desk)?;
                 again.commit().map_err(failed)?;
                 Ok(ack)
             }
@@ -107,20 +130,16 @@ impl Storer<'_> {
         &self,
         batch: &mut LogBatch<'_>,
         file: LogFile,
-        content: &mut Vec<u8>,
+        desk: &mut Desk,
     ) -> Result<Ack, PushError> {
         let path = self.path(file);
+        let Desk { content, writer } = desk;
         let offer = offer(&self.ports, &path, self.admitted, content)?;
         let digest = self.ports.cluster.log_digest(content);
+        let now = self.ports.clock.now();
         let outcome = batch
-            .push(
-                &offer.place,
-                (content, &digest),
-                self.settings.compression,
-                self.ports.clock.now(),
-                offer.facts_as_json(),
-            )
-            .map_err(|source| PushError::Repo { file: file.to_string(), source })?;
+            .push(&offer.place, (content, &digest), writer, now, offer.facts_as_json())
+            .map_err(|source| failed(file, source))?;
         settle(&file.to_string(), outcome)?;
         Ok(self.ack(&offer, digest))
     }
@@ -139,4 +158,12 @@ impl Storer<'_> {
     fn path(&self, file: LogFile) -> PathBuf {
         self.directory.join(self.ports.engine.log_directory()).join(file.to_string())
     }
+}
+
+fn is_diverged<T>(outcome: &Result<T, PushError>) -> bool {
+    matches!(outcome, Err(PushError::Diverged { .. }))
+}
+
+fn failed(file: LogFile, source: RepoError) -> PushError {
+    PushError::Repo { file: file.to_string(), source }
 }

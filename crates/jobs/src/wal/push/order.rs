@@ -24,10 +24,10 @@ pub fn need(file: LogFile) -> (bool, String) {
     (!matches!(file, LogFile::History(_)), file.to_string())
 }
 
-/// How many of `waiting` files one of `jobs` threads takes: all threads get some, and the first
-/// in need do not wait for a long batch.
+/// How many of `waiting` files one of `jobs` threads takes: half of what falls to it, so that who
+/// is through first takes of the rest, and the first in need do not wait for a long batch.
 pub fn share(waiting: usize, jobs: usize) -> usize {
-    waiting.div_ceil(jobs.max(1)).clamp(1, BATCH_FILES_MAX)
+    waiting.div_ceil(2 * jobs.max(1)).clamp(1, BATCH_FILES_MAX)
 }
 
 /// Which of the files that the spool knows no longer wait: their entries are stale.
@@ -84,7 +84,7 @@ mod tests {
     #[test]
     fn shares_are_small_for_few_and_bounded_for_many() {
         for (waiting, jobs, expected) in
-            [(0, 2, 1), (1, 2, 1), (2, 2, 1), (3, 2, 2), (16, 2, 8), (1000, 2, 8), (5, 0, 5)]
+            [(0, 2, 1), (1, 2, 1), (4, 2, 1), (5, 2, 2), (16, 2, 4), (1000, 2, 8), (5, 0, 3)]
         {
             assert_eq!(share(waiting, jobs), expected, "{waiting} files, {jobs} threads");
         }

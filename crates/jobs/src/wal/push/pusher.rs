@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::process::Child;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -15,7 +16,9 @@ use lifeboat_repo::Cluster;
 use lifeboat_units::{Cancel, Clock};
 
 use self::board::Board;
+use self::send::Parked;
 use super::ack::Target;
+use super::batch::Desk;
 use super::note::ErrorNote;
 use super::spool::Spool;
 use super::{Admitted, PushSettings};
@@ -106,9 +109,10 @@ impl<'a> Work<'a> {
         start_backup: &StartBackup<'_>,
     ) -> io::Result<()> {
         self.spool.sweep()?;
+        let parked = Parked::default();
         std::thread::scope(|scope| {
             for _ in 0..self.pusher.settings.jobs.max(1) {
-                scope.spawn(|| self.push_until_stopped());
+                scope.spawn(|| self.push_until_stopped(&parked));
             }
             let ended = self.look_until_done(lock, wanted, start_backup);
             self.board().stop = true;
@@ -120,17 +124,29 @@ impl<'a> Work<'a> {
     /// One look and all the pushing that it finds, in this thread: for tests. Says how many files
     /// were tried.
     pub fn round(&self) -> io::Result<usize> {
+        self.round_on(1)
+    }
+
+    /// The same on so many threads.
+    pub fn round_on(&self, threads: usize) -> io::Result<usize> {
         self.look()?;
-        let (mut tried, mut content) = (0, Vec::new());
-        while let Some(turn) = self.take() {
-            tried += turn.files.len();
-            self.push(&turn, &mut content);
-        }
+        let (tried, parked) = (AtomicUsize::new(0), Parked::default());
+        std::thread::scope(|scope| {
+            for _ in 0..threads {
+                scope.spawn(|| {
+                    let mut desk = Desk::new(self.pusher.settings.push);
+                    while let Some(taken) = self.step(&parked, &mut desk) {
+                        tried.fetch_add(taken, Ordering::Relaxed);
+                    }
+                });
+            }
+        });
         match self.board().broken.take() {
             Some(error) => Err(error),
-            None => Ok(tried),
+            None => Ok(tried.into_inner()),
         }
     }
+
     fn path(&self, file: LogFile) -> std::path::PathBuf {
         let log = self.pusher.engine.log_directory();
         self.pusher.directory.join(log).join(file.to_string())

@@ -1,6 +1,6 @@
 //! What the threads of a pusher share.
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::io;
 use std::time::Duration;
 
@@ -13,8 +13,8 @@ pub(super) struct Board {
     pub(super) queue: VecDeque<LogFile>,
     /// Being pushed.
     pub(super) busy: HashSet<LogFile>,
-    /// Turns under way: each stores only once all before it are over.
-    pub(super) turns: BTreeSet<u64>,
+    /// Turns under way: each is finished only once all before it are over.
+    pub(super) turns: BTreeMap<u64, Stage>,
     /// How many turns there were.
     pub(super) turn_count: u64,
     /// Acknowledged, and the acknowledgement lies in the spool.
@@ -33,6 +33,9 @@ pub(super) struct Board {
     pub(super) recording: bool,
     /// Why the spool cannot be written to; the pusher then ends.
     pub(super) broken: Option<io::Error>,
+    /// Whether another repository lies at the place of the one that was opened: the next pusher
+    /// opens it with the keys of its time.
+    pub(super) replaced: bool,
     /// Whether all threads are to end.
     pub(super) stop: bool,
 }
@@ -41,9 +44,30 @@ impl Board {
     /// Begins the next turn.
     pub(super) fn turn(&mut self, files: Vec<LogFile>) -> Turn {
         self.turn_count += 1;
-        self.turns.insert(self.turn_count);
+        self.turns.insert(self.turn_count, Stage::Working);
         Turn { number: self.turn_count, files }
     }
+
+    /// How many turns wait for those before them.
+    pub(super) fn parked(&self) -> usize {
+        self.turns.values().filter(|stage| **stage == Stage::Parked).count()
+    }
+
+    /// The turn that nothing stands before, when it waits to be finished; its caller finishes it.
+    pub(super) fn due(&mut self) -> Option<u64> {
+        let mut first = self.turns.first_entry().filter(|first| *first.get() == Stage::Parked)?;
+        first.insert(Stage::Working);
+        Some(*first.key())
+    }
+}
+
+/// How far a turn is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// A thread has it.
+    Working,
+    /// It is prepared, and waits for the turns before it.
+    Parked,
 }
 
 /// A file that could not be stored.

@@ -35,6 +35,9 @@ impl Work<'_> {
                 (self.pusher.log)(&format!("cannot write acknowledgements: {error}"));
                 return Err(error);
             }
+            if self.board().replaced {
+                return Ok(());
+            }
             let now = clock.monotonic();
             // What is asked of the repository now would only fail again.
             let well = !busy && self.board().failures == 0 && self.cluster.get().is_some();

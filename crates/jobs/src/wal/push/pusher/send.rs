@@ -1,17 +1,18 @@
 //! The threads that push: take what is queued, store it, and note on the board what became of it.
 
-use std::sync::PoisonError;
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 
 use lifeboat_engine::LogFile;
-use lifeboat_repo::Cluster;
+use lifeboat_repo::{Cluster, RepoError};
 use lifeboat_units::Silent;
 
 use super::super::PushError;
-use super::super::batch::{Stored, Storer};
+use super::super::batch::{Desk, Prepared, Stored, Storer};
 use super::super::note::ErrorNote;
 use super::super::order::{need, pause, share};
 use super::super::shed::GapError;
-use super::board::{Failure, Turn};
+use super::board::{Failure, Stage, Turn};
 use super::{LOOK_QUIET, Work};
 use crate::ports::Ports;
 
@@ -19,35 +20,77 @@ use crate::ports::Ports;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fault {
     Repository,
+    /// Another repository lies at its place.
+    Replaced,
     /// Other content is archived under the file's name.
     Diverged,
     /// This file, for another reason.
     File,
 }
 
+/// Turns that are prepared and wait for those before them, by number.
+///
+/// So a thread goes on with the next turn instead of waiting for another thread's, and still
+/// nothing is archived before what comes before it.
+#[derive(Default)]
+pub(super) struct Parked<'a>(Mutex<BTreeMap<u64, (Turn, Prepared<'a>)>>);
+
+impl<'a> Parked<'a> {
+    fn put(&self, turn: Turn, prepared: Prepared<'a>) {
+        let mut parked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        parked.insert(turn.number, (turn, prepared));
+    }
+
+    fn take(&self, number: u64) -> Option<(Turn, Prepared<'a>)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&number)
+    }
+}
+
 impl Work<'_> {
-    pub(super) fn push_until_stopped(&self) {
-        let mut content = Vec::new();
-        loop {
-            if let Some(turn) = self.take() {
-                self.push(&turn, &mut content);
-                continue;
-            }
-            let board = self.board();
-            if board.stop {
-                return;
-            }
+    pub(super) fn push_until_stopped<'s>(&'s self, parked: &Parked<'s>) {
+        let mut desk = Desk::new(self.pusher.settings.push);
+        while self.step(parked, &mut desk).is_some() || self.wait_for_work() {}
+    }
+
+    /// Waits until there may be something to do; false when all threads are to end.
+    fn wait_for_work(&self) -> bool {
+        let board = self.board();
+        let go_on = !board.stop;
+        if go_on {
             // A lost wake-up costs no more than this.
             drop(self.changed.wait_timeout(board, LOOK_QUIET));
         }
+        go_on
+    }
+
+    /// Finishes a turn that is due, or takes the next. Says how many files were taken; `None` when
+    /// there is nothing to do.
+    pub(super) fn step<'s>(&'s self, parked: &Parked<'s>, desk: &mut Desk) -> Option<usize> {
+        let due = self.board().due();
+        if let Some((turn, prepared)) = due.and_then(|number| parked.take(number)) {
+            self.finish(&turn, Some(prepared), desk);
+            return Some(0);
+        }
+        let turn = self.take()?;
+        let taken = turn.files.len();
+        match self.prepare(&turn, desk) {
+            Some(prepared) if !self.is_first(&turn) => {
+                let number = turn.number;
+                parked.put(turn, prepared);
+                self.board().turns.insert(number, Stage::Parked);
+            }
+            prepared => self.finish(&turn, prepared, desk),
+        }
+        Some(taken)
     }
 
     /// Takes the next files; `None` when there are none, or the repository rests. No files at all
     /// when gaps are to be recorded first.
-    pub(super) fn take(&self) -> Option<Turn> {
+    fn take(&self) -> Option<Turn> {
         let mut board = self.board();
         let idle = board.queue.is_empty() && !board.gaps;
-        if idle || board.stop || board.recording {
+        let jobs = self.pusher.settings.jobs.max(1);
+        if idle || board.stop || board.recording || board.parked() >= jobs {
             return None;
         }
         if board.rest_until > self.pusher.clock.monotonic() {
@@ -59,7 +102,7 @@ impl Work<'_> {
         }
         // After a failure one file finds out whether the repository is back.
         let count = match board.failures {
-            0 => share(board.queue.len(), self.pusher.settings.jobs),
+            0 => share(board.queue.len(), jobs),
             _ => 1,
         };
         let count = count.min(board.queue.len());
@@ -68,8 +111,34 @@ impl Work<'_> {
         Some(board.turn(files))
     }
 
-    pub(super) fn push(&self, turn: &Turn, content: &mut Vec<u8>) {
-        self.push_files(turn, content);
+    fn is_first(&self, turn: &Turn) -> bool {
+        self.board().turns.first_key_value().is_none_or(|(first, _)| *first == turn.number)
+    }
+
+    /// Does of a turn what may be done before those before it are over; `None` where that is all.
+    fn prepare<'s>(&'s self, turn: &Turn, desk: &mut Desk) -> Option<Prepared<'s>> {
+        let files = &turn.files;
+        match self.connected() {
+            Ok(cluster) if files.is_empty() => self.record_gaps(cluster),
+            Err(note) if files.is_empty() => self.gaps_failed(&note),
+            Ok(cluster) => return Some(self.storer(cluster).prepare(files, desk)),
+            Err(note) => {
+                files.iter().for_each(|file| self.fail(*file, &note, Fault::Repository));
+            }
+        }
+        None
+    }
+
+    /// Ends a turn that is the first. What was prepared is stored, unless a file before it is
+    /// archived with other content: then another server writes the same log, and whatever follows
+    /// here is not what follows there.
+    fn finish<'s>(&'s self, turn: &Turn, prepared: Option<Prepared<'s>>, desk: &mut Desk) {
+        if let (Some(prepared), Some(cluster)) = (prepared, self.cluster.get())
+            && !self.is_behind_diverged(turn)
+        {
+            let stored = self.storer(cluster).finish(&turn.files, prepared, desk);
+            stored.into_iter().for_each(|stored| self.settle(stored));
+        }
         let mut board = self.board();
         board.busy.retain(|file| !turn.files.contains(file));
         board.turns.remove(&turn.number);
@@ -77,44 +146,25 @@ impl Work<'_> {
         self.changed.notify_all();
     }
 
-    /// Waits until all turns before this one are over. Says whether it may store: not when a file
-    /// before it is archived with other content.
-    fn in_turn(&self, turn: &Turn) -> bool {
-        let mut board = self.board();
-        while board.turns.first().is_some_and(|first| *first < turn.number) {
-            let waited = self.changed.wait_timeout(board, LOOK_QUIET);
-            board = waited.unwrap_or_else(PoisonError::into_inner).0;
-        }
-        let Some(first) = turn.files.first().map(|file| need(*file)) else { return true };
-        let diverged = board.failed.iter().filter(|(_, failure)| failure.diverged);
-        !diverged.into_iter().any(|(file, _)| need(*file) < first)
+    fn is_behind_diverged(&self, turn: &Turn) -> bool {
+        let Some(first) = turn.files.first().map(|file| need(*file)) else { return false };
+        let board = self.board();
+        let mut diverged = board.failed.iter().filter(|(_, failure)| failure.diverged);
+        diverged.any(|(file, _)| need(*file) < first)
     }
 
-    fn push_files(&self, turn: &Turn, content: &mut Vec<u8>) {
-        let files = &turn.files;
-        match self.connected() {
-            Ok(cluster) if files.is_empty() => self.record_gaps(cluster),
-            Err(note) if files.is_empty() => self.gaps_failed(&note),
-            Ok(cluster) => {
-                let storer = Storer {
-                    ports: Ports {
-                        cluster,
-                        engine: self.pusher.engine,
-                        clock: self.pusher.clock,
-                        progress: &Silent,
-                        cancel: self.pusher.cancel,
-                    },
-                    directory: self.pusher.directory,
-                    settings: self.pusher.settings.push,
-                    target: self.pusher.settings.target,
-                    admitted: &self.admitted,
-                    in_turn: &|| self.in_turn(turn),
-                };
-                storer.store(files, content).into_iter().for_each(|stored| self.settle(stored));
-            }
-            Err(note) => {
-                files.iter().for_each(|file| self.fail(*file, &note, Fault::Repository));
-            }
+    fn storer<'s>(&'s self, cluster: &'s Cluster) -> Storer<'s> {
+        Storer {
+            ports: Ports {
+                cluster,
+                engine: self.pusher.engine,
+                clock: self.pusher.clock,
+                progress: &Silent,
+                cancel: self.pusher.cancel,
+            },
+            directory: self.pusher.directory,
+            target: self.pusher.settings.target,
+            admitted: &self.admitted,
         }
     }
 
@@ -165,6 +215,7 @@ impl Work<'_> {
             Ok(ack) => ack,
             Err(error) => {
                 let fault = match &error {
+                    PushError::Repo { source: RepoError::ForeignKey { .. }, .. } => Fault::Replaced,
                     PushError::Repo { .. } => Fault::Repository,
                     PushError::Diverged { .. } => Fault::Diverged,
                     _ => Fault::File,
@@ -200,7 +251,8 @@ impl Work<'_> {
         if diverged {
             board.queue.clear(); // the next look decides anew
         }
-        if fault == Fault::Repository {
+        board.replaced |= fault == Fault::Replaced;
+        if matches!(fault, Fault::Repository | Fault::Replaced) {
             board.failures += 1;
             board.rest_until = now.saturating_add(pause(board.failures));
         }
