@@ -75,14 +75,18 @@ impl<'a> Standby<'a> {
     /// A statement's values, one a row.
     #[track_caller]
     pub fn query(&self, sql: &str) -> Vec<String> {
-        let conninfo = format!("host='{}' user=postgres dbname=postgres", self.sockets.display());
-        let mut client = Client::connect(&conninfo, NoTls).expect("the standby answers");
+        let mut client = Client::connect(&self.conninfo(), NoTls).expect("the standby answers");
         let answers = client.simple_query(sql).unwrap_or_else(|e| panic!("{sql}: {e:?}"));
         let row = |answer: &SimpleQueryMessage| match answer {
             SimpleQueryMessage::Row(row) => Some(row.get(0).unwrap_or("").to_owned()),
             _ => None,
         };
         answers.iter().filter_map(row).collect()
+    }
+
+    /// How it is reached.
+    pub fn conninfo(&self) -> String {
+        format!("host='{}' user=postgres dbname=postgres", self.sockets.display())
     }
 
     /// Waits until it has replayed all that the primary has written.
