@@ -129,12 +129,10 @@ impl Work<'_> {
         None
     }
 
-    /// Ends a turn that is the first. What was prepared is stored, unless a file before it is
-    /// archived with other content: then another server writes the same log, and whatever follows
-    /// here is not what follows there.
+    /// Ends a turn that is the first, and stores what was prepared if it may.
     fn finish<'s>(&'s self, turn: &Turn, prepared: Option<Prepared<'s>>, desk: &mut Desk) {
         if let (Some(prepared), Some(cluster)) = (prepared, self.cluster.get())
-            && !self.is_behind_diverged(turn)
+            && self.may_store(turn)
         {
             let stored = self.storer(cluster).finish(&turn.files, prepared, desk);
             stored.into_iter().for_each(|stored| self.settle(stored));
@@ -146,11 +144,15 @@ impl Work<'_> {
         self.changed.notify_all();
     }
 
-    fn is_behind_diverged(&self, turn: &Turn) -> bool {
-        let Some(first) = turn.files.first().map(|file| need(*file)) else { return false };
+    /// Not where a file before it is archived with other content: another server writes the same
+    /// log, and whatever follows here is not what follows there. Not while the repository rests:
+    /// one file will find out whether it is back.
+    fn may_store(&self, turn: &Turn) -> bool {
+        let Some(first) = turn.files.first().map(|file| need(*file)) else { return true };
         let board = self.board();
         let mut diverged = board.failed.iter().filter(|(_, failure)| failure.diverged);
-        diverged.any(|(file, _)| need(*file) < first)
+        board.rest_until <= self.pusher.clock.monotonic()
+            && !diverged.any(|(file, _)| need(*file) < first)
     }
 
     fn storer<'s>(&'s self, cluster: &'s Cluster) -> Storer<'s> {
