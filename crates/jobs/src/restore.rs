@@ -26,6 +26,7 @@ use lifeboat_units::{ByteCount, Timestamp};
 use serde::Serialize;
 
 use crate::inventory::SegmentRange;
+use crate::wal::LeftTimeline;
 
 pub use delta::DeltaPlan;
 pub use error::RestoreError;
@@ -139,6 +140,9 @@ pub struct RestorePlan {
     /// received last.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tail_to: Option<Lsn>,
+    /// Where recovery leaves each timeline that it passes.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub left: Vec<LeftTimeline>,
 }
 
 /// What a restore did.
@@ -177,7 +181,9 @@ pub struct DeltaReport {
 /// Words for a mode, in notes.
 fn mode_note(mode: RecoveryMode) -> Option<&'static str> {
     match mode {
-        RecoveryMode::Copy => Some("the restored server is a copy: it archives nothing"),
+        RecoveryMode::Copy => {
+            Some("the restored server is a copy: it archives nothing, and waits for no standby")
+        }
         RecoveryMode::Successor => None,
         RecoveryMode::Standby => Some("the restored server is a standby: it keeps recovering"),
     }

@@ -38,5 +38,5 @@ pub use place::data_directory;
 pub use push::{PushReport, PushSettings, Pushed, push};
 pub use reading::{NotedReading, READING_FILE, read_on};
 pub use receive::{ReceiveError, ReceiveEvent, ReceiveSettings, Told, receive};
-pub use state::{RECOVERY_FILE, RECOVERY_KEY_FILE, RecoveryState, finish_recovery};
+pub use state::{LeftTimeline, RECOVERY_FILE, RECOVERY_KEY_FILE, RecoveryState, finish_recovery};
 pub use wait::wait_for;

@@ -135,6 +135,7 @@ fn state(last: Option<u64>) -> RecoveryState {
         standby: false,
         last: last.map(name),
         tail_to: None,
+        left: Vec::new(),
     }
 }
 

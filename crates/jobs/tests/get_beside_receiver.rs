@@ -117,6 +117,7 @@ fn state() -> RecoveryState {
         standby: false,
         last: None,
         tail_to: Some(planned),
+        left: Vec::new(),
     }
 }
 

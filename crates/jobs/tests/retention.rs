@@ -279,6 +279,7 @@ fn a_recovery_renews_its_note_when_it_is_due() {
         standby: false,
         last: None,
         tail_to: None,
+        left: Vec::new(),
     };
     let fetched = |number, state| {
         let file = LogFile::Segment(name(number));

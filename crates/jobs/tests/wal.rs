@@ -51,6 +51,7 @@ fn state(first: u64, last: u64) -> RecoveryState {
         standby: false,
         last: None,
         tail_to: None,
+        left: Vec::new(),
     }
 }
 

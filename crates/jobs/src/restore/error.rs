@@ -12,6 +12,8 @@ use crate::wal::StateError;
 
 /// What is said of a place that holds a data directory.
 pub const DATA_DIRECTORY: &str = "a data directory";
+/// Begins what [`RestoreError::Occupied`] says of a directory with a server.
+pub const RUNNING_SERVER: &str = "the data directory of a running server";
 
 /// A restore that was refused or cut short.
 #[derive(Debug, thiserror::Error)]
@@ -137,7 +139,10 @@ pub enum RestoreError {
         source: RepoError,
     },
     /// The operator stopped it.
-    #[error("interrupted; the directory cannot be started and may be removed")]
+    #[error(
+        "interrupted; the directory cannot be started, and the same command again makes it whole. \
+         If you remove it: WAL that lies in its lifeboat.set-aside may be nowhere else"
+    )]
     Cancelled,
     /// The recovery state cannot be written.
     #[error(transparent)]
@@ -245,6 +250,10 @@ impl Explain for RestoreError {
             }
             Self::Nobodys { .. } => {
                 "if its content is not wanted any more, empty it and restore without --delta"
+            }
+            Self::Occupied { what, .. } if what.starts_with(RUNNING_SERVER) => {
+                "choose an empty or new directory; to write over this one with --delta, stop its \
+                 server first"
             }
             Self::Occupied { .. } => "choose an empty or new directory, or empty this one yourself",
             Self::Gap { .. } => {

@@ -6,6 +6,7 @@ use lifeboat_engine::{Ancestry, Lsn, SegmentName, SegmentNo, SystemId, TimelineI
 use super::TimelineChoice;
 use super::error::RestoreError;
 use crate::inventory::{Backup, Inventory, SegmentRange, Timeline};
+use crate::wal::LeftTimeline;
 
 /// A way along one timeline and its ancestors.
 pub struct Way<'a> {
@@ -171,6 +172,16 @@ impl<'a> Way<'a> {
             old_last: beyond.next_back().unwrap_or(first),
             new_second: second,
         })
+    }
+
+    /// Where replay leaves each timeline that it passes from the backup on.
+    pub fn left(&self, backup: &Backup, size: lifeboat_engine::SegmentSize) -> Vec<LeftTimeline> {
+        let passed = self.past.ancestors.iter().filter(|a| a.left_at > backup.facts.start_lsn);
+        let left = passed.map(|a| LeftTimeline {
+            last: SegmentName::new(a.timeline, a.left_at.segment_before(size), size),
+            cut: (a.left_at != a.left_at.segment(size).start(size)).then_some(a.left_at),
+        });
+        left.collect()
     }
 
     /// Timelines that replay passes from the backup on, oldest first.

@@ -8,7 +8,7 @@ use lifeboat_units::Timestamp;
 
 use self::cut::{cut, needed_for_consistency};
 use super::delta;
-use super::error::{DATA_DIRECTORY, RestoreError};
+use super::error::{DATA_DIRECTORY, RUNNING_SERVER, RestoreError};
 use super::mark::state_of_directory;
 use super::path::Way;
 use super::target::Finder;
@@ -26,6 +26,7 @@ pub fn plan(ports: &Ports<'_>, request: &RestoreRequest) -> Result<RestorePlan, 
     let (mut planner, chosen) = choose_in_systems(ports, request, &inventory)?;
     let tablespaces = super::tablespaces::map_tablespaces(ports, request, &chosen.backup.facts)?;
     planner.note_state(&chosen);
+    planner.note_forks(&chosen);
     let described = (&chosen.backup.manifest, &chosen.backup.facts);
     let delta = match request.delta {
         true => delta::plan(ports, &request.into, &state, &inventory, described, &tablespaces)?,
@@ -44,6 +45,7 @@ pub fn plan(ports: &Ports<'_>, request: &RestoreRequest) -> Result<RestorePlan, 
             .segments
             .last()
             .and_then(|last| chosen.way.tail_of(*last, facts.identity.log_segment)),
+        left: chosen.way.left(chosen.backup, facts.identity.log_segment),
         landing: chosen.landing,
         landing_lsn: chosen.landing_lsn,
         last_commit: chosen.last_commit,
@@ -66,9 +68,7 @@ fn check_place(ports: &Ports<'_>, request: &RestoreRequest) -> Result<TargetStat
         TargetState::Missing | TargetState::Empty | TargetState::Unfinished => Ok(state),
         TargetState::DataDirectory if request.delta => Ok(state),
         TargetState::DataDirectory => Err(occupied(DATA_DIRECTORY.to_owned())),
-        TargetState::Running { pid } => {
-            Err(occupied(format!("the data directory of a running server (process {pid})")))
-        }
+        TargetState::Running { pid } => Err(occupied(format!("{RUNNING_SERVER} (process {pid})"))),
         TargetState::Other(what) => Err(occupied(what.to_owned())),
     }
 }
@@ -229,7 +229,10 @@ impl<'a> Planner<'a> {
             backup,
             way,
             segments,
-            because: "it is the newest".to_owned(),
+            because: match self.inventory.newest().is_some_and(|b| b.id() == backup.id()) {
+                true => "it is the newest".to_owned(),
+                false => "it is the newest on the way to the newest timeline".to_owned(),
+            },
             landing: format!("{end}, the end of the WAL{commit}"),
             landing_lsn,
             last_commit,
@@ -346,6 +349,33 @@ impl<'a> Planner<'a> {
             }
         }
         Ok((finder.last_commit(segments)?, end))
+    }
+
+    /// Says what the latest state is not the latest of.
+    fn note_forks(&mut self, chosen: &Chosen<'_>) {
+        if self.request.target != Target::Latest {
+            return;
+        }
+        let size = chosen.backup.facts.identity.log_segment;
+        for left in chosen.way.left(chosen.backup, size) {
+            let timeline = left.last.timeline;
+            let fork = chosen.way.fork(timeline, size);
+            let Some(fork) = fork.filter(|fork| fork.old_last > left.last) else { continue };
+            self.notes.push(format!(
+                "timeline {timeline} went on to {} after timeline {} left it in {}: none of that \
+                 is reached, --timeline {timeline} reaches it",
+                fork.old_last, chosen.way.past.timeline, left.last
+            ));
+        }
+        let newer = self.inventory.backups.iter().rev().take_while(|b| b.id() > chosen.backup.id());
+        if let Some(newest) = newer.into_iter().next() {
+            self.notes.push(format!(
+                "backup {} on timeline {} is newer, and timeline {} does not descend from it",
+                newest.id(),
+                newest.facts.timeline,
+                chosen.way.past.timeline
+            ));
+        }
     }
 
     fn note_state(&mut self, chosen: &Chosen<'_>) {

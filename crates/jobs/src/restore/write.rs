@@ -304,6 +304,8 @@ impl<'a> Writing<'a> {
             standby,
             last: plan.wal.last().map(|range| range.last).filter(|_| plan.ends_with_wal),
             tail_to: plan.tail_to,
+            // A standby follows whatever timeline its primary goes over to.
+            left: if standby { Vec::new() } else { plan.left.clone() },
         };
         state.write(&self.into)?;
         let key_file = self.into.join(RECOVERY_KEY_FILE);

@@ -46,6 +46,22 @@ pub struct RecoveryState {
     /// finished: what is served of it reaches at least so far. With `last` set, no further.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tail_to: Option<Lsn>,
+    /// Where the way of a recovery that is to end leaves a timeline for the next. A server takes
+    /// segments of an older timeline wherever the newer one has none, also beyond the fork.
+    /// Source: `XLogFileReadAnyTLI` in PostgreSQL `src/backend/access/transam/xlogrecovery.c`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left: Vec<LeftTimeline>,
+}
+
+/// Where a timeline is left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LeftTimeline {
+    /// Its last segment that recovery may see.
+    pub last: SegmentName,
+    /// From here on recovery must see nothing of that segment; none where it ends there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cut: Option<Lsn>,
 }
 
 impl RecoveryState {
@@ -80,18 +96,24 @@ impl RecoveryState {
         write_private(directory, &path, &body).map_err(|source| StateError::Write { path, source })
     }
 
-    /// Whether recovery must not see this file: it lies after the end that was planned.
+    /// Whether recovery must not see this file: it lies after the end that was planned, or after
+    /// the fork at which its timeline is left.
     pub fn hides(&self, file: LogFile) -> bool {
-        let (Some(last), LogFile::Segment(name) | LogFile::Partial(name)) = (self.last, file)
-        else {
-            return false;
-        };
-        name > last
+        let (LogFile::Segment(name) | LogFile::Partial(name)) = file else { return false };
+        self.last.is_some_and(|last| name > last)
+            || self.left_in(name.timeline).is_some_and(|left| name > left.last)
     }
 
     /// The position in this file from which on recovery must see nothing, if there is one.
     pub fn cuts(&self, file: LogFile) -> Option<Lsn> {
-        self.tail_to.filter(|_| matches!(file, LogFile::Segment(name) if Some(name) == self.last))
+        let LogFile::Segment(name) = file else { return None };
+        let planned = self.tail_to.filter(|_| Some(name) == self.last);
+        let left = self.left_in(name.timeline).filter(|left| left.last == name);
+        [planned, left.and_then(|left| left.cut)].into_iter().flatten().min()
+    }
+
+    fn left_in(&self, timeline: TimelineId) -> Option<&LeftTimeline> {
+        self.left.iter().find(|left| left.last.timeline == timeline)
     }
 
     /// The timeline on which recovery is to end, as far as it was planned.

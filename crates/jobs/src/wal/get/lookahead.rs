@@ -71,6 +71,7 @@ mod tests {
             standby: false,
             last: None,
             tail_to: None,
+            left: Vec::new(),
         }
     }
 
