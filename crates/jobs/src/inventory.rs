@@ -366,6 +366,13 @@ impl Inventory {
         self.backups.last()
     }
 
+    /// The newest timeline of a system of which there is WAL, or a history that can be read.
+    pub fn newest_timeline(&self, system: SystemId) -> Option<TimelineId> {
+        let known = |t: &&Timeline| t.ancestry.is_some() || t.last().is_some();
+        let of_system = self.timelines.values().filter(|t| t.system == system);
+        of_system.filter(known).map(|t| t.timeline).max()
+    }
+
     /// One backup.
     pub fn backup(&self, id: BackupId) -> Option<&Backup> {
         self.backups.iter().find(|b| b.id() == id)

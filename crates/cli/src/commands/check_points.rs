@@ -4,6 +4,7 @@ use std::path::Path;
 
 use lifeboat_engine::{ClusterIdentity, Origin, SegmentName, SegmentNo};
 use lifeboat_jobs::facts::BackupFacts;
+use lifeboat_jobs::inventory::Inventory;
 use lifeboat_jobs::{succession, wal};
 use lifeboat_postgres::live::backup::PostgresOrigin;
 use lifeboat_postgres::live::conninfo::Wanted;
@@ -57,10 +58,31 @@ fn server(app: &App, opened: &Opened, points: &mut Vec<Point>) -> Result<(), Cli
     let slot = check_receiving::slot(app, &facts, &mut session)?;
     let seen = Seen { facts: &facts, received: slot.as_ref().is_some_and(Slot::is_alive) };
     points.push(Point::good("connection", format!("as role {}", facts.role)));
+    points.extend(overtaken(opened, &facts).unwrap_or_else(|e| Some(Point::error("timeline", e))));
     match origin::place(conninfo, app.origin_options(Wanted::Any)?)? {
         Place::Here(origin) => here(app, opened, (seen, slot.as_ref()), origin, points),
         Place::Far(why) => far(app, opened, (session, seen, slot.as_ref()), &why, points),
     }
+}
+
+/// Whether another server began a newer timeline: what this one writes is not the latest then.
+fn overtaken(opened: &Opened, facts: &ServerFacts) -> Result<Option<Point>, CliError> {
+    let inventory = Inventory::load(&opened.cluster, &opened.engine)?;
+    let newest = inventory.newest_timeline(facts.system_id);
+    let ours = facts.timeline;
+    Ok(newest.filter(|newest| *newest > ours).map(|newest| {
+        Point::failed(
+            "timeline",
+            format!(
+                "the server writes timeline {ours}, and another one archived timeline {newest}: \
+                 `lifeboat restore --latest` follows that one, and `wal receive` refuses this server"
+            ),
+            format!(
+                "is this server still the primary? A standby was promoted, or a copy restored with \
+                 --take-over. What is written here is reached by: lifeboat restore --timeline {ours}"
+            ),
+        )
+    }))
 }
 
 /// What the server says of itself, and whether its WAL is received.

@@ -44,7 +44,28 @@ pub(crate) fn points(app: &App, seen: Seen<'_>, far: bool) -> Result<Vec<Point>,
         checksums(facts),
         summaries(facts, far),
     ]);
+    points.extend(synchronous(facts));
     Ok(points)
+}
+
+/// Where nobody that is waited for is there, no commit returns.
+fn synchronous(facts: &ServerFacts) -> Option<Point> {
+    const NAME: &str = "synchronous_standby_names";
+    let names = facts.setting(NAME).filter(|names| !names.is_empty())?;
+    Some(match facts.synchronous {
+        Some(0) => Point::failed(
+            NAME,
+            format!("`{names}`, and nobody of that name receives: every commit waits"),
+            "start who is meant (`lifeboat wal receive --synchronous` is called `lifeboat`), or \
+             set it to '' and reload",
+        ),
+        Some(_) => Point::good(NAME, format!("`{names}`, and who is meant receives")),
+        None => Point::note(
+            NAME,
+            format!("`{names}`: whether who is meant receives cannot be seen"),
+            "GRANT pg_read_all_stats lets the role see it",
+        ),
+    })
 }
 
 /// Physical slots hand WAL to receivers and standbys, and keep what these have not taken.
@@ -121,9 +142,16 @@ fn archive_command(facts: &ServerFacts, wanted: &Wanted) -> Point {
         Some(command) if command.contains("wal push") && command.contains("%p") => {
             let config = &wanted.config;
             let here = config.replace('%', "%%");
-            // On another machine the configuration may lie where it likes.
-            if wanted.far || command.contains(&here) {
+            if command.contains(&here) {
                 Point::good(NAME, command)
+            } else if wanted.far {
+                // On another machine the configuration may lie where it likes.
+                Point::note(
+                    NAME,
+                    command,
+                    "whether its configuration, on the server's machine, names this repository and \
+                     cluster cannot be seen from here: `WAL arrives` shows it",
+                )
             } else {
                 Point::note(NAME, command, format!("it does not name this configuration, {config}"))
             }

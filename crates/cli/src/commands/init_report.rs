@@ -134,6 +134,9 @@ impl Made {
         if there.iter().all(|setting| setting.holds) {
             let tick = page.tick();
             page.line(format!("{tick} the server's archive_command is lifeboat's"));
+            page.line(
+                "  `lifeboat check` sees whether what it archives arrives in this repository",
+            );
             return;
         }
         let whose = if self.standby { "the primary's" } else { "the server's" };

@@ -6,7 +6,7 @@ use lifeboat_jobs::wal::{self, ReceiveEvent, ReceiveSettings, Told};
 use lifeboat_postgres::live::source::ServerSource;
 
 use crate::app::{Access, App};
-use crate::config::settings::duration;
+use crate::config::settings::{duration, slot_name};
 use crate::error::{CliError, Trouble};
 use crate::exit::Outcome;
 use crate::ui::{Page, counted};
@@ -29,7 +29,7 @@ use crate::ui::{Page, counted};
     the server:\n  lifeboat wal receive --create-slot --synchronous")]
 pub(crate) struct Args {
     /// Replication slot: a-z, 0-9 and `_` [default: wal.slot]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = slot_name)]
     slot: Option<String>,
     /// Make the slot when it is missing, and replace it when the server gave it up
     #[arg(long)]

@@ -114,7 +114,8 @@ impl Settings {
             wal_prefetch_jobs: jobs(&keys::WAL_PREFETCH_JOBS, processors.min(4))?,
             sweep_of: parsed(raw, &keys::SWEEP_SHARE, share)?.unwrap_or(14),
             wal_ship_every: parsed(raw, &keys::WAL_SHIP_EVERY, duration)?.unwrap_or(SHIP_EVERY),
-            wal_slot: text(&keys::WAL_SLOT).unwrap_or_else(|| keys::WAL_SLOT.default.to_owned()),
+            wal_slot: parsed(raw, &keys::WAL_SLOT, slot_name)?
+                .unwrap_or_else(|| keys::WAL_SLOT.default.to_owned()),
             keep_backups: parsed(raw, &keys::KEEP_BACKUPS, count)?,
             keep_window: parsed(raw, &keys::KEEP_WINDOW, duration)?,
         })
@@ -193,6 +194,9 @@ pub(crate) fn push_mode(text: &str) -> Result<bool, String> {
     }
 }
 
+/// `NAMEDATALEN - 1` in PostgreSQL `src/include/pg_config_manual.h`.
+const SLOT_NAME_BYTES_MAX: usize = 63;
+
 fn wire_compression(text: &str) -> Result<WireCompression, String> {
     text.parse().map_err(|problem| format!("cannot be `{text}`: {problem}"))
 }
@@ -202,6 +206,15 @@ pub(crate) fn threads(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(jobs @ 1..=256) => Ok(jobs),
         _ => Err(format!("cannot be `{text}`: it is a number from 1 to 256")),
+    }
+}
+
+/// Reads the name of a replication slot.
+pub(crate) fn slot_name(text: &str) -> Result<String, String> {
+    let allowed = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'_';
+    match text.bytes().all(allowed) && (1..=SLOT_NAME_BYTES_MAX).contains(&text.len()) {
+        true => Ok(text.to_owned()),
+        false => Err(format!("cannot be `{text}`: a slot's name has 1 to 63 of a-z, 0-9 and `_`")),
     }
 }
 

@@ -75,6 +75,9 @@ pub struct ServerFacts {
     pub archiver: Archiver,
     /// Physical replication slots.
     pub slots: Vec<Slot>,
+    /// How many of those that `synchronous_standby_names` means receive now; `None` where the role
+    /// may not see it.
+    pub synchronous: Option<u32>,
 }
 
 /// `pg_stat_archiver`.
@@ -158,6 +161,7 @@ impl ServerFacts {
             settings,
             archiver: Archiver::of(session)?,
             slots: Slot::all(session)?,
+            synchronous: synchronous(session)?,
         })
     }
 
@@ -216,6 +220,19 @@ pub(crate) fn lsn(text: &str) -> Result<Lsn, LiveError> {
 
 fn timestamp(doing: &'static str, microseconds: i64) -> Result<Timestamp, LiveError> {
     Timestamp::from_microsecond(microseconds).map_err(|_| LiveError::Answer { doing })
+}
+
+/// Source: `pg_stat_get_wal_senders` in PostgreSQL `src/backend/replication/walsender.c`: to a role
+/// that may not see them, all columns but the process are null.
+fn synchronous(session: &mut Session) -> Result<Option<u32>, LiveError> {
+    let row = session.ask(
+        "reading pg_stat_replication",
+        "SELECT count(*) FILTER (WHERE sync_state IN ('sync', 'quorum')), \
+         count(*) FILTER (WHERE sync_state IS NULL) FROM pg_catalog.pg_stat_replication",
+        &[],
+    )?;
+    let (seen, hidden): (i64, i64) = (row.get(0), row.get(1));
+    Ok((hidden == 0).then_some(u32::try_from(seen).unwrap_or(u32::MAX)))
 }
 
 fn settings(session: &mut Session) -> Result<BTreeMap<String, String>, LiveError> {

@@ -11,7 +11,7 @@ use crate::inventory::InventoryError;
 pub enum ReceiveError {
     /// The server failed, or cannot be reached.
     #[error("the server does not stream WAL")]
-    Source(EngineError),
+    Source(#[source] EngineError),
     /// Nothing came from the server for longer than it is ever silent.
     #[error("the server was silent for {seconds} seconds")]
     Silent {
@@ -67,8 +67,8 @@ pub enum ReceiveError {
     },
     /// The server writes a timeline that another one has followed already.
     #[error(
-        "{server} writes timeline {found}, and the repository has WAL of timeline {newest}: it is \
-         no longer the primary"
+        "{server} writes timeline {found}, and another server archived timeline {newest}: it is no \
+         longer the primary"
     )]
     Behind {
         /// The server.
@@ -190,7 +190,8 @@ impl Explain for ReceiveError {
             }
             Self::Behind { .. } => {
                 "does the connection string name the new primary too? The old one must not take \
-                 writes any more"
+                 writes any more. `lifeboat wal list` shows the timelines, `lifeboat check` what \
+                 follows"
             }
             Self::History { .. } => return None, // the cause says it
             Self::HistoryDiverged { .. } | Self::Diverged { .. } | Self::Contradiction { .. } => {

@@ -354,11 +354,10 @@ pub(super) fn stream_end(error: SourceError) -> Result<StreamEnd, ReceiveError> 
     }
 }
 
-/// Refuses a server that writes an older timeline than one of which there is WAL: it was left
-/// behind by a failover.
+/// Refuses a server that writes an older timeline than one that is known: it was left behind by a
+/// failover.
 fn refuse_behind(inventory: &Inventory, server: &SourceIdentity) -> Result<(), ReceiveError> {
-    let of_system = inventory.timelines.values().filter(|t| t.system == server.system);
-    match of_system.map(|t| t.timeline).max() {
+    match inventory.newest_timeline(server.system) {
         Some(newest) if newest > server.timeline => Err(ReceiveError::Behind {
             server: server.server.clone(),
             found: server.timeline,
