@@ -117,13 +117,21 @@ enum Role {
     Other,
 }
 
+/// What follows `wal`.
+const WAL_COMMANDS: [&str; 8] =
+    ["get", "push", "list", "receive", "pusher", "prefetch", "recovered", "help"];
+
 impl Role {
     /// Told from the words alone, because wrong arguments have exit codes too.
     fn of(arguments: &[OsString]) -> Self {
-        let mut words = arguments.iter().skip_while(|word| *word != "wal").skip(1);
-        match words.find(|word| *word == "get" || *word == "push") {
+        let mut words = arguments.iter().skip_while(|word| *word != "wal").skip(1).peekable();
+        let known = |word: &OsString| WAL_COMMANDS.iter().any(|command| word == command);
+        match words.clone().find(|word| known(word)) {
             Some(word) if word == "get" => Self::WalGet,
-            Some(_) => Self::WalPush,
+            Some(word) if word == "push" => Self::WalPush,
+            Some(_) => Self::Other,
+            // A slip in `restore_command` must not be taken for the end of the archive.
+            None if words.any(|word| !word.to_string_lossy().starts_with('-')) => Self::WalGet,
             None => Self::Other,
         }
     }
@@ -298,6 +306,12 @@ mod tests {
         assert_eq!(role("lifeboat wal --json get"), Role::WalGet);
         assert_eq!(role("lifeboat wal push get"), Role::WalPush);
         assert_eq!(role("lifeboat list"), Role::Other);
+        assert_eq!(role("lifeboat wal list get"), Role::Other);
+        // Slips, one of which may be in `restore_command`.
+        for slip in ["lifeboat wal gett X Y", "lifeboat --config c.toml wal fetch X Y"] {
+            assert_eq!(role(slip), Role::WalGet, "{slip}");
+        }
+        assert_eq!(role("lifeboat wal --help"), Role::Other);
         for row in TABLE.iter().filter(|row| row.number > 0) {
             assert!(Role::WalGet.failure(row.number) >= 126, "{}", row.number);
             assert!((1..=125).contains(&Role::WalPush.failure(row.number)), "{}", row.number);

@@ -232,11 +232,17 @@ fn prove_archiving(
     if arrived {
         return Ok(());
     }
+    not_cancelled(ports)?;
     Err(BackupError::NotArchived {
         segment: switched.segment,
         waited: settings.archive_timeout,
         failure: origin.archiver_failure()?,
     })
+}
+
+/// Waiting ends early where the operator stopped it.
+fn not_cancelled(ports: &Ports<'_>) -> Result<(), BackupError> {
+    if ports.cancel.is_cancelled() { Err(BackupError::Cancelled) } else { Ok(()) }
 }
 
 /// Waits until every segment that the backup needs is in the repository.
@@ -257,6 +263,7 @@ fn wait_for_wal(
     while number <= last {
         let segment = lifeboat_engine::SegmentName::new(stop.timeline, number, size);
         if !wal::wait_for(ports, identity.system_id, segment, settings.archive_timeout)? {
+            not_cancelled(ports)?;
             return Err(BackupError::NotArchived {
                 segment,
                 waited: settings.archive_timeout,

@@ -111,7 +111,11 @@ fn settings_of(settings: &RecoverySettings) -> Vec<(&'static str, String)> {
         lines.push(("recovery_target_action", action.into()));
     }
     match (mode, archive_command) {
-        (RecoveryMode::Copy, _) => lines.push(("archive_mode", "off".into())),
+        (RecoveryMode::Copy, _) => {
+            lines.push(("archive_mode", "off".into()));
+            // Its commits would wait for whoever receives from the origin.
+            lines.push(("synchronous_standby_names", String::new()));
+        }
         (RecoveryMode::Successor, Some(command)) => {
             lines.push(("archive_mode", "on".into()));
             lines.push(("archive_command", command.clone()));
@@ -170,7 +174,8 @@ mod tests {
              # primary_conninfo='host=a'\n# restore_command 'old'\n# archive_mode = 'on'\n\
              restore_command = 'get ''a\\\\b'' %f %p'\nrecovery_target_timeline = 'current'\n\
              recovery_target_lsn = '16/B374D848'\nrecovery_target_inclusive = 'true'\n\
-             recovery_target_action = 'promote'\narchive_mode = 'off'\n"
+             recovery_target_action = 'promote'\narchive_mode = 'off'\n\
+             synchronous_standby_names = ''\n"
         );
     }
 
@@ -187,12 +192,14 @@ mod tests {
     #[test]
     fn each_mode_archives_as_it_should() {
         let text = |mode| edit("", "", &settings(RecoveryTarget::Latest, mode)).unwrap();
-        assert!(text(RecoveryMode::Copy).contains("archive_mode = 'off'"));
+        let copy = text(RecoveryMode::Copy);
+        assert!(copy.contains("archive_mode = 'off'\nsynchronous_standby_names = ''"), "{copy}");
         let successor = text(RecoveryMode::Successor);
         assert!(successor.contains("archive_mode = 'on'\narchive_command = 'push %p'"));
         let standby = text(RecoveryMode::Standby);
         assert!(standby.contains("recovery_target_timeline = 'latest'"), "{standby}");
         assert!(!standby.contains("archive"), "{standby}");
+        assert!(!successor.contains("synchronous") && !standby.contains("synchronous"));
         let mut older = settings(RecoveryTarget::Immediate, RecoveryMode::Copy);
         older.timeline = Some(TimelineId(17));
         assert!(edit("", "", &older).unwrap().contains("recovery_target_timeline = '17'"));

@@ -28,7 +28,7 @@ pub enum BackupError {
     #[error(
         "WAL segment {segment} did not arrive in the repository within {} s{}",
         waited.as_secs(),
-        failure.as_ref().map(|f| format!("; the archiver last failed: {f}")).unwrap_or_default()
+        failure.as_ref().map(|f| format!("; {f}")).unwrap_or_default()
     )]
     NotArchived {
         /// The segment.

@@ -343,7 +343,7 @@ impl Explain for LiveError {
                 "is the primary (or the standby) among the hosts, and running?"
             }
             Self::Login { .. } => {
-                "the server's pg_hba.conf (for replication: a line for the database `replication`) and the password (PGPASSWORD, password file of mode 0600) decide"
+                "the server's pg_hba.conf (for replication: a line for the database `replication`) and the password (PGPASSWORD, password file of mode 0600) decide; with `peer` only the system user of the role's name may be it"
             }
             Self::Lost { .. } => {
                 "the server's log says why the session ended; a backup must be started anew"
