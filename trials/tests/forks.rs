@@ -25,7 +25,7 @@ fn archive_history(lab: &Lab, left_at: &str) {
         .expect("written");
     lab.server.account().give(&path).expect("it can be given away");
     let words = ["--set", "wal.push=sync", "wal", "push", "pg_wal/00000002.history"];
-    run(lab.command(&words).current_dir(&data)).ok();
+    run(lab.command(&words).current_dir(data)).ok();
     std::fs::remove_file(path).expect("it can be removed");
 }
 

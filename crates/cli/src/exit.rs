@@ -271,7 +271,12 @@ fn object(error: &dyn Explain, causes: &[String], help: Option<&str>) {
     let object = json!({ "error": {
         "code": error.code().0, "message": error.to_string(), "causes": causes, "help": help,
     }});
-    let _ = writeln!(std::io::stdout(), "{object:#}");
+    // Where each line is an object, the error is one too.
+    let streams = std::env::args_os().any(|word| word == "receive");
+    let _ = match streams {
+        true => writeln!(std::io::stdout(), "{object}"),
+        false => writeln!(std::io::stdout(), "{object:#}"),
+    };
 }
 
 fn text(message: &str, code: &str, chain: &[String], help: Option<&str>) -> String {

@@ -212,7 +212,10 @@ impl Explain for RepoError {
                 "this process was paused for too long, or two hosts work on one cluster; nothing \
                  was listed, run it again"
             }
-            Self::Key { .. } | Self::KeyFile { .. } => return None, // the cause says it
+            Self::KeyFile { .. } => {
+                "`lifeboat key unlock` makes a new key file, with the passphrase"
+            }
+            Self::Key { .. } => return None, // the cause says it
             Self::Store(error) => return error.help(),
         };
         Some(text.to_owned())

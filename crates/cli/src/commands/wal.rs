@@ -9,6 +9,7 @@ use crate::exit::Outcome;
 
 /// Archive WAL, receive it, fetch it, list it
 #[derive(clap::Args, Debug)]
+#[command(after_help = "Example: what of the WAL is in the repository:\n  lifeboat wal list")]
 pub(crate) struct Args {
     #[command(subcommand)]
     command: Command,

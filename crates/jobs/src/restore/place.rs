@@ -17,6 +17,12 @@ pub fn is_kept(name: &[u8]) -> bool {
     [RESTORING_MARK.as_bytes(), SET_ASIDE.as_bytes(), b"lost+found"].contains(&name)
 }
 
+/// How much is free where a directory is or will be, in bytes; `None` where nobody can tell.
+pub fn free_bytes(directory: &Path) -> Option<u64> {
+    let found = directory.ancestors().find_map(|d| rustix::fs::statvfs(d).ok())?;
+    Some(found.f_bavail.saturating_mul(found.f_frsize))
+}
+
 /// Who is to own what is written: only root can give files away.
 #[derive(Debug, Clone, Copy)]
 pub struct Owner(Option<(u32, u32)>);

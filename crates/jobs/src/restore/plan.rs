@@ -4,13 +4,14 @@ mod cut;
 mod time;
 
 use lifeboat_engine::{Lsn, RecoveryMode, RecoveryTarget, SegmentName, SystemId, TargetState};
-use lifeboat_units::Timestamp;
+use lifeboat_units::{ByteCount, Timestamp};
 
 use self::cut::{cut, needed_for_consistency};
 use super::delta;
 use super::error::{DATA_DIRECTORY, RUNNING_SERVER, RestoreError};
 use super::mark::state_of_directory;
 use super::path::Way;
+use super::place::free_bytes;
 use super::target::Finder;
 use super::{RestorePlan, RestoreRequest, Target, TimelineChoice, mode_note};
 use crate::inventory::{Backup, Inventory};
@@ -27,6 +28,7 @@ pub fn plan(ports: &Ports<'_>, request: &RestoreRequest) -> Result<RestorePlan, 
     let tablespaces = super::tablespaces::map_tablespaces(ports, request, &chosen.backup.facts)?;
     planner.note_state(&chosen);
     planner.note_forks(&chosen);
+    planner.note_space(&chosen);
     let described = (&chosen.backup.manifest, &chosen.backup.facts);
     let delta = match request.delta {
         true => delta::plan(ports, &request.into, &state, &inventory, described, &tablespaces)?,
@@ -349,6 +351,18 @@ impl<'a> Planner<'a> {
             }
         }
         Ok((finder.last_commit(segments)?, end))
+    }
+
+    /// Holes and tablespaces elsewhere may make it fit all the same.
+    fn note_space(&mut self, chosen: &Chosen<'_>) {
+        let size_bytes = chosen.backup.manifest.totals.size_bytes;
+        let free = free_bytes(&self.request.into).map(ByteCount);
+        if let Some(free) = free.filter(|free| !self.request.delta && *free < size_bytes) {
+            self.notes.push(format!(
+                "{free} are free at {}, and the data are {size_bytes}: it may not fit",
+                self.request.into.display()
+            ));
+        }
     }
 
     /// Says what the latest state is not the latest of.

@@ -282,7 +282,10 @@ impl Explain for GetError {
                 "restore again with a target before this segment; `lifeboat verify` names \
                  everything that is damaged"
             }
-            Self::Write { .. } => return None, // the cause says it
+            Self::Write { .. } => {
+                "is the data directory writable for the user who runs this, and is there space? \
+                 The server asks again when it is started again"
+            }
             Self::Repo { source, .. } => return source.help(),
         };
         Some(text.to_owned())
