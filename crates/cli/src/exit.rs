@@ -117,19 +117,23 @@ enum Role {
     Other,
 }
 
-/// What follows `wal`.
-const WAL_COMMANDS: [&str; 8] =
-    ["get", "push", "list", "receive", "pusher", "prefetch", "recovered", "help"];
+/// What follows `wal` apart from `get` and `push`.
+const OTHER_WAL_COMMANDS: [&str; 6] =
+    ["receive", "list", "prefetch", "pusher", "recovered", "help"];
 
 impl Role {
     /// Told from the words alone, because wrong arguments have exit codes too.
     fn of(arguments: &[OsString]) -> Self {
-        let mut words = arguments.iter().skip_while(|word| *word != "wal").skip(1).peekable();
-        let known = |word: &OsString| WAL_COMMANDS.iter().any(|command| word == command);
-        match words.clone().find(|word| known(word)) {
+        let mut words = arguments.iter().skip_while(|word| *word != "wal").skip(1);
+        match words.clone().find(|word| *word == "get" || *word == "push") {
             Some(word) if word == "get" => Self::WalGet,
-            Some(word) if word == "push" => Self::WalPush,
-            Some(_) => Self::Other,
+            Some(_) => Self::WalPush,
+            None if words
+                .clone()
+                .any(|word| OTHER_WAL_COMMANDS.iter().any(|other| word == other)) =>
+            {
+                Self::Other
+            }
             // A slip in `restore_command` must not be taken for the end of the archive.
             None if words.any(|word| !word.to_string_lossy().starts_with('-')) => Self::WalGet,
             None => Self::Other,
@@ -299,6 +303,8 @@ fn text(message: &str, code: &str, chain: &[String], help: Option<&str>) -> Stri
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory;
+
     use super::*;
 
     fn role(line: &str) -> Role {
@@ -311,12 +317,24 @@ mod tests {
         assert_eq!(role("lifeboat wal --json get"), Role::WalGet);
         assert_eq!(role("lifeboat wal push get"), Role::WalPush);
         assert_eq!(role("lifeboat list"), Role::Other);
-        assert_eq!(role("lifeboat wal list get"), Role::Other);
+        assert_eq!(role("lifeboat wal list"), Role::Other);
         // Slips, one of which may be in `restore_command`.
         for slip in ["lifeboat wal gett X Y", "lifeboat --config c.toml wal fetch X Y"] {
             assert_eq!(role(slip), Role::WalGet, "{slip}");
         }
         assert_eq!(role("lifeboat wal --help"), Role::Other);
+        // None of the program's own words is a slip.
+        let mut cli = crate::args::Cli::command();
+        cli.build();
+        let wal = cli.find_subcommand("wal").expect("there is one");
+        for word in wal.get_subcommands().map(clap::Command::get_name) {
+            let expected = match word {
+                "get" => Role::WalGet,
+                "push" => Role::WalPush,
+                _ => Role::Other,
+            };
+            assert_eq!(role(&format!("lifeboat wal {word} X")), expected, "{word}");
+        }
         for row in TABLE.iter().filter(|row| row.number > 0) {
             assert!(Role::WalGet.failure(row.number) >= 126, "{}", row.number);
             assert!((1..=125).contains(&Role::WalPush.failure(row.number)), "{}", row.number);

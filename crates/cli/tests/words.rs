@@ -160,8 +160,25 @@ fn errors_are_objects_for_programs() {
     );
     assert_snapshot!("json-missing-value", lab.run(&["restore", "--json"]));
     assert_snapshot!("json-no-command", lab.run(&["--json"]));
+    // Among lines that are an object each, the error is one too.
+    let stream = lab.command(&["wal", "receive", "--json"]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&stream.stdout).lines().count(), 1, "{stream:?}");
     let help = lab.run(&["list", "--json", "--help"]);
     assert!(help.starts_with("exit: 0\n") && !help.contains("\"error\""), "{help}");
+}
+
+#[test]
+fn a_slot_name_that_no_server_takes_is_refused_wherever_it_stands() {
+    let lab = with_repository();
+    let long = "a".repeat(64);
+    for name in ["Bad-Name", "", "a'; drop", &long] {
+        let set = format!("wal.slot={name}");
+        for words in [["wal", "receive", "--slot", name], ["--set", &set, "wal", "list"]] {
+            let said = lab.run(&words);
+            let refused = said.starts_with("exit: 2\n") && said.contains("1 to 63 of a-z");
+            assert!(refused, "{words:?}: {said}");
+        }
+    }
 }
 
 #[test]

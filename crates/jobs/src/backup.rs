@@ -317,9 +317,7 @@ fn housekeeping<'a>(
 ) -> impl FnMut() -> Result<(), BackupError> + 'a {
     let mut renewed = ports.clock.monotonic();
     move || {
-        if ports.cancel.is_cancelled() {
-            return Err(BackupError::Cancelled);
-        }
+        not_cancelled(ports)?;
         if ports.clock.monotonic() - renewed >= RENEW_EVERY {
             renewed = ports.clock.monotonic();
             lease.renew(ports.clock)?;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use lifeboat_engine::{ClusterIdentity, Origin, SegmentName, SegmentNo};
+use lifeboat_engine::{ClusterIdentity, Origin, SegmentName, SegmentNo, TimelineId};
 use lifeboat_jobs::facts::BackupFacts;
 use lifeboat_jobs::inventory::Inventory;
 use lifeboat_jobs::{succession, wal};
@@ -70,7 +70,9 @@ fn overtaken(opened: &Opened, facts: &ServerFacts) -> Result<Option<Point>, CliE
     let inventory = Inventory::load(&opened.cluster, &opened.engine)?;
     let newest = inventory.newest_timeline(facts.system_id);
     let ours = facts.timeline;
-    Ok(newest.filter(|newest| *newest > ours).map(|newest| {
+    // A standby follows its primary a moment later.
+    let overtakes = |newest: &TimelineId| *newest > ours && !facts.in_recovery;
+    Ok(newest.filter(overtakes).map(|newest| {
         Point::failed(
             "timeline",
             format!(

@@ -59,7 +59,7 @@ fn synchronous(facts: &ServerFacts) -> Option<Point> {
             "start who is meant (`lifeboat wal receive --synchronous` is called `lifeboat`), or \
              set it to '' and reload",
         ),
-        Some(_) => Point::good(NAME, format!("`{names}`, and who is meant receives")),
+        Some(count) => Point::good(NAME, format!("`{names}`: {count} of those meant receive")),
         None => Point::note(
             NAME,
             format!("`{names}`: whether who is meant receives cannot be seen"),

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use jiff::{Span, SpanRelativeTo};
 use lifeboat_postgres::live::remote::compression::WireCompression;
+use lifeboat_postgres::live::slots::is_slot_name;
 use lifeboat_repo::{ClusterName, Compression};
 
 use super::PLACES;
@@ -194,9 +195,6 @@ pub(crate) fn push_mode(text: &str) -> Result<bool, String> {
     }
 }
 
-/// `NAMEDATALEN - 1` in PostgreSQL `src/include/pg_config_manual.h`.
-const SLOT_NAME_BYTES_MAX: usize = 63;
-
 fn wire_compression(text: &str) -> Result<WireCompression, String> {
     text.parse().map_err(|problem| format!("cannot be `{text}`: {problem}"))
 }
@@ -211,8 +209,7 @@ pub(crate) fn threads(text: &str) -> Result<usize, String> {
 
 /// Reads the name of a replication slot.
 pub(crate) fn slot_name(text: &str) -> Result<String, String> {
-    let allowed = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'_';
-    match text.bytes().all(allowed) && (1..=SLOT_NAME_BYTES_MAX).contains(&text.len()) {
+    match is_slot_name(text) {
         true => Ok(text.to_owned()),
         false => Err(format!("cannot be `{text}`: a slot's name has 1 to 63 of a-z, 0-9 and `_`")),
     }

@@ -227,14 +227,15 @@ impl<'a> Planner<'a> {
         let end = landing_lsn.map_or_else(|| "the end of the WAL".to_owned(), |l| l.to_string());
         let commit =
             last_commit.map_or_else(String::new, |at| format!(", last commit {}", utc(at)));
+        let because = match self.inventory.newest().is_some_and(|b| b.id() == backup.id()) {
+            true => "it is the newest".to_owned(),
+            false => format!("it is the newest on the way to timeline {}", way.past.timeline),
+        };
         Ok(Chosen {
             backup,
             way,
             segments,
-            because: match self.inventory.newest().is_some_and(|b| b.id() == backup.id()) {
-                true => "it is the newest".to_owned(),
-                false => "it is the newest on the way to the newest timeline".to_owned(),
-            },
+            because,
             landing: format!("{end}, the end of the WAL{commit}"),
             landing_lsn,
             last_commit,

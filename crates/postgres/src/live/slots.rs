@@ -12,6 +12,15 @@ const TELLS_INACTIVE_SINCE: u32 = 17;
 
 const DOING: &str = "reading pg_replication_slots";
 
+/// Longest name of a slot, in bytes. Source: `NAMEDATALEN` in `pg_config_manual.h`.
+const NAME_BYTES_MAX: usize = 63;
+
+/// Whether a slot may have this name. Source: `ReplicationSlotValidateName` in `slot.c`.
+pub fn is_slot_name(name: &str) -> bool {
+    let is_allowed = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'_';
+    (1..=NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(is_allowed)
+}
+
 /// How a slot's WAL stands. Source: `wal_status` of `pg_replication_slots`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeptWal {

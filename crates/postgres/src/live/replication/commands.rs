@@ -8,6 +8,7 @@ use lifeboat_units::ByteCount;
 use super::connection::{Connection, Rows};
 use crate::live::error::LiveError;
 use crate::live::privileges::quote_identifier;
+use crate::live::slots::is_slot_name;
 
 /// Answer of `IDENTIFY_SYSTEM`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,9 +30,6 @@ pub struct SlotState {
     /// The timeline of that position.
     pub restart_timeline: Option<TimelineId>,
 }
-
-/// Longest name of a slot. Source: `NAMEDATALEN` in `pg_config_manual.h`.
-const SLOT_NAME_BYTES_MAX: usize = 63;
 
 impl Connection {
     /// Asks who the server is.
@@ -141,10 +139,9 @@ fn columns<const N: usize>(rows: &[Vec<Option<String>>]) -> Option<[&str; N]> {
     Some(columns)
 }
 
-/// Checks and quotes a slot's name. Source: `ReplicationSlotValidateName` in `slot.c`.
+/// Checks and quotes a slot's name.
 pub(super) fn slot_name(name: &str) -> Result<String, LiveError> {
-    let is_allowed = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'_';
-    if name.is_empty() || name.len() > SLOT_NAME_BYTES_MAX || !name.bytes().all(is_allowed) {
+    if !is_slot_name(name) {
         return Err(LiveError::SlotName { name: name.to_owned() });
     }
     Ok(quote_identifier(name))
