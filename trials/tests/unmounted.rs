@@ -48,7 +48,8 @@ impl Unmounted {
     }
 
     fn mount(self) {
-        fs::remove_dir_all(&self.place).expect("it can be removed");
+        // Not removed: somebody may be writing to it at this moment.
+        fs::rename(&self.place, self.place.with_file_name("litter")).expect("it can be moved");
         fs::rename(&self.aside, &self.place).expect("it can be moved back");
     }
 }
