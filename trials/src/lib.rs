@@ -8,6 +8,7 @@ pub mod fetcher;
 pub mod hanging;
 pub mod lab;
 pub mod measure;
+pub mod moments;
 pub mod proxy;
 pub mod receiving;
 pub mod refusal;
@@ -20,5 +21,6 @@ pub mod writers;
 
 pub use hanging::Hanging;
 pub use lab::{Lab, Ran};
+pub use moments::Moments;
 pub use receiving::Receiving;
 pub use restored::Restored;

@@ -4,13 +4,13 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use lifeboat_testkit::scratch::ScratchServer;
 use lifeboat_trials::refusal::{lab, until};
 use lifeboat_trials::same::tablespace_map;
-use lifeboat_trials::{Lab, Restored};
+use lifeboat_trials::{Lab, Moments, Restored};
 use serde_json::Value;
 
 const SUM: &str = "SELECT count(*) || ' ' || coalesce(sum(hashtext(t::text)::bigint), 0) FROM t t";
@@ -220,9 +220,9 @@ fn cuts(lab: &Lab, id: &str, plain: &Path) {
     damage(&data);
     let seconds = delta(lab, &["--to-backup", id])["report"]["seconds"].as_f64();
     let whole = Duration::from_secs_f64(seconds.expect("a report has seconds"));
+    let mut moments = Moments::over(whole, CUTS);
     let mut cut = 0;
-    for number in 1..=CUTS {
-        let moment = whole.mul_f64(f64::from(number) / f64::from(CUTS + 1));
+    while moments.go_on(cut >= 2) {
         damage(&data);
         let arguments = ["restore", "--delta", "--into", &into, "--to-backup", id];
         let mut child = lab
@@ -234,12 +234,9 @@ fn cuts(lab: &Lab, id: &str, plain: &Path) {
         until("it begins, or is over", || {
             data.join("lifeboat.restoring").exists() || child.try_wait().is_ok_and(|c| c.is_some())
         });
-        std::thread::sleep(moment);
-        let killed = Command::new("kill").args(["-9", &child.id().to_string()]).status();
-        assert!(killed.is_ok(), "kill cannot be run");
-        let finished = child.wait().expect("it ends").success();
+        let finished = !moments.kill(child);
         let control = data.join("global/pg_control").exists();
-        eprintln!("cut after {moment:?}: finished {finished}, control file {control}");
+        eprintln!("{moments:?}: finished {finished}, control file {control}");
         if !finished && !control {
             cut += 1;
             let ran = restored.pg_ctl_start();

@@ -2,11 +2,10 @@
 //! nothing half is listed, and the next run goes on.
 
 use std::path::Path;
-use std::process::Child;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use lifeboat_testkit::scratch::{self, ScratchServer};
-use lifeboat_trials::{Lab, Restored};
+use lifeboat_trials::{Lab, Moments, Restored};
 
 const MAJOR: u32 = 18;
 
@@ -25,15 +24,6 @@ fn listed(lab: &Lab) -> Vec<String> {
     let list = lab.run(&["list", "--json"]).ok().json();
     let backups = list["backups"].as_array().expect("a list has backups");
     backups.iter().map(|backup| backup["id"].as_str().unwrap_or_default().to_owned()).collect()
-}
-
-/// Kills after a while; whether it had ended by itself before.
-fn kill_after(mut child: Child, after: Duration) -> bool {
-    std::thread::sleep(after);
-    let ended = child.try_wait().expect("it can be asked").is_some();
-    let _ = child.kill(); // SIGKILL
-    let _ = child.wait();
-    ended
 }
 
 /// Makes everything in the repository look as if it had been written two days ago: what a dead
@@ -64,33 +54,32 @@ fn a_backup_that_is_killed_leaves_nothing_listed_and_blocks_nobody() {
     server.execute("UPDATE big SET filler = md5(filler) || filler WHERE id % 2 = 0");
     let before = lab.run(&["backup", "--jobs", "2"]).ok();
     drop(before);
-    let (mut killed, mut ended, mut leftovers) = (0, 0, 0);
-    let mut expected = listed(&lab);
-    let mut duration = Duration::ZERO;
-    for number in 0..16u32 {
-        // So that there is something to store each time.
+    // So that there is something to store each time.
+    let change = |number: u32| {
         server.execute(&format!(
-            "UPDATE big SET filler = md5(filler || '{number}') || filler WHERE id % 16 = {number}; CHECKPOINT"
+            "UPDATE big SET filler = md5(filler || '{number}') || filler WHERE id % 16 = {number} % 16; CHECKPOINT"
         ));
-        let after = if number == 0 {
-            let started = Instant::now();
-            lab.backup();
-            duration = started.elapsed();
-            expected = listed(&lab);
-            continue;
-        } else {
-            duration * number / 16
-        };
-        let done = kill_after(lab.spawn(&["backup", "--jobs", "2"]), after);
+    };
+    change(0);
+    let started = Instant::now();
+    lab.backup();
+    let duration = started.elapsed();
+    let mut expected = listed(&lab);
+    let mut moments = Moments::over(duration, 15);
+    let (mut killed, mut ended, mut leftovers) = (0, 0, 0);
+    while moments.go_on(killed >= 10) {
+        let number = moments.made() + 1;
+        change(number);
+        let cut = moments.kill(lab.spawn(&["backup", "--jobs", "2"]));
         let now = listed(&lab);
-        if done || now.len() == expected.len() + 1 {
+        if !cut || now.len() == expected.len() + 1 {
             // It came to its end: then it is whole, as `verify` proves below.
             ended += 1;
-            assert_eq!(now.len(), expected.len() + 1, "killed after {after:?}");
+            assert_eq!(now.len(), expected.len() + 1, "moment {number} of {moments:?}");
             expected = now;
         } else {
             killed += 1;
-            assert_eq!(now, expected, "killed after {after:?}: something half is listed");
+            assert_eq!(now, expected, "moment {number} of {moments:?}: something half is listed");
         }
         leftovers += temporaries(&lab).len();
         if number % 4 == 1 {
@@ -159,11 +148,10 @@ fn a_push_that_is_killed_acknowledges_nothing_torn() {
     assert!(push(&waiting[1]).status().expect("it runs").success());
     let duration = started.elapsed();
     let (mut killed, mut visible) = (0, 0);
-    for (number, name) in waiting[2..17].iter().enumerate() {
-        // Up to half as long again as a push took: others may be slower.
-        let after = duration * (number as u32 + 1) / 10;
-        let child = push(name).spawn().expect("it starts");
-        if !kill_after(child, after) {
+    // Up to half as long again as a push took: others may be slower.
+    let mut moments = Moments::over(duration * 3 / 2, 15);
+    for name in &waiting[2..17] {
+        if moments.kill(push(name).spawn().expect("it starts")) {
             killed += 1;
         }
         if has(name) {
@@ -177,7 +165,7 @@ fn a_push_that_is_killed_acknowledges_nothing_torn() {
             std::fs::remove_file(copy).expect("it can be removed");
         }
         let again = push(name).status().expect("it runs");
-        assert!(again.success(), "{name} is pushed again after {after:?}");
+        assert!(again.success(), "{name} is pushed again, {moments:?}");
         assert!(has(name), "{name} was acknowledged");
         lab.run(&["verify"]).ok();
     }
@@ -214,12 +202,13 @@ fn an_expiry_that_is_killed_leaves_every_listed_backup_whole() {
     let started = Instant::now();
     lab.run(&["expire", "--keep-backups", "12"]).ok();
     let duration = started.elapsed();
+    let mut moments = Moments::over(duration, 10);
     let mut killed = 0;
-    for number in 0..10u32 {
+    while moments.go_on(killed >= 5) {
+        let number = moments.made();
         let before = listed(&lab);
         let keep = (before.len() - 1).max(2).to_string();
-        let child = lab.spawn(&["expire", "--keep-backups", &keep]);
-        if !kill_after(child, duration * (number + 1) / 11) {
+        if moments.kill(lab.spawn(&["expire", "--keep-backups", &keep])) {
             killed += 1;
         }
         let now = listed(&lab);

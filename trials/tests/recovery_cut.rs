@@ -1,12 +1,12 @@
 //! A restore that is killed leaves nothing that can be started, and the same restore again makes
 //! it whole.
 
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Stdio;
+use std::time::Instant;
 
 use lifeboat_testkit::scratch::ScratchServer;
-use lifeboat_trials::Restored;
 use lifeboat_trials::refusal::lab;
+use lifeboat_trials::{Moments, Restored};
 
 const DIGEST: &str = "SELECT count(*) || ' ' || sum(hashtext(t::text)) FROM t";
 
@@ -28,35 +28,22 @@ fn cut(major: u32) {
     let arguments = ["restore", "--into", &into, "--jobs", "2"];
     let begun = Instant::now();
     lab.run(&arguments).ok();
-    let mut whole = begun.elapsed();
+    let mut moments = Moments::over(begun.elapsed(), CUTS);
     lifeboat_trials::refusal::remove_tree(&directory);
 
     let mut cuts = 0;
     let mut begun_cuts = 0;
-    for number in 1..=3 * CUTS {
-        if number > CUTS && cuts >= CUTS / 2 {
-            break;
-        }
-        // Moments all over a restore, never the same ones twice on a busy machine.
-        let part = (number - 1) % CUTS + 1;
-        let moment = whole.mul_f64(f64::from(part) / f64::from(CUTS + 1));
-        let mut child = lab
+    while moments.go_on(cuts >= CUTS / 2) {
+        let child = lab
             .command(&arguments)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
             .expect("the program starts");
-        std::thread::sleep(moment.max(Duration::from_millis(1)));
-        let killed = Command::new("kill").args(["-9", &child.id().to_string()]).status();
-        assert!(killed.is_ok(), "kill cannot be run");
-        let finished = child.wait().expect("it ends").success();
-        if finished {
-            // The machine was busier when it was measured.
-            whole = whole.mul_f64(0.7);
-        }
+        let finished = !moments.kill(child);
         let restored = Restored::of(&lab.server, &directory);
         let control = directory.join("global/pg_control").exists();
-        eprintln!("cut after {moment:?}: finished {finished}, control file {control}");
+        eprintln!("{moments:?}: finished {finished}, control file {control}");
         if !finished && !control {
             cuts += 1;
             begun_cuts += u32::from(directory.join("PG_VERSION").exists());
@@ -68,7 +55,7 @@ fn cut(major: u32) {
         let _ = std::fs::remove_file(restored.log());
         restored.pg_ctl_start().ok();
         restored.wait_for_promotion();
-        assert_eq!(restored.value(DIGEST), digest, "cut number {number}");
+        assert_eq!(restored.value(DIGEST), digest, "{moments:?}");
         restored.check_and_stop();
     }
     assert!(cuts >= CUTS / 2, "only {cuts} restores were cut: it tests little");
