@@ -85,7 +85,7 @@ fn a_backup_that_is_killed_leaves_nothing_listed_and_blocks_nobody() {
         if number % 4 == 1 {
             lab.run(&["verify"]).ok();
         }
-        if number % 2 == 0 {
+        if number.is_multiple_of(2) {
             lab.backup(); // the dead one's lease blocks nobody
             expected = listed(&lab);
         }

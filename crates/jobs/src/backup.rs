@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use lifeboat_engine::{
     BackupStart, BackupStop, ClusterIdentity, Directory, GeneratedFile, Listing, Lsn, Origin,
-    Source, StreamEnd, Streamed, Tablespace, TimelineId,
+    SegmentName, Source, StreamEnd, Streamed, Tablespace, TimelineId,
 };
 use lifeboat_repo::lease::RENEW_EVERY;
 use lifeboat_repo::writer::FinishedBackup;
@@ -35,6 +35,9 @@ use arriving::{Arrived, Arriving};
 pub use error::BackupError;
 use offer::Offered;
 use way::Chosen;
+
+/// So long a segment that arrives may take before something is said of it.
+const ARRIVAL_USUAL: Duration = Duration::from_secs(5);
 
 /// How to take a backup.
 #[derive(Debug, Clone)]
@@ -116,7 +119,12 @@ fn under_lease(
     let trust = (settings.full_read, settings.sweep_of.max(1));
     let offered = offer::make(ports, origin, previous.as_ref(), &identity, trust)?;
     let start = origin.start(&format!("lifeboat {id}"))?;
-    let what = Copy { id, identity: &identity, previous: previous.as_ref(), guide: None };
+    let proven_before = match &previous {
+        Some(previous) => BackupFacts::of(previous)?.proves(&identity),
+        None => false,
+    };
+    let what =
+        Copy { id, identity: &identity, previous: previous.as_ref(), guide: None, proven_before };
     let taken = match origin.source()? {
         Source::Directory(listing) => {
             take_files(ports, origin, settings, lease, what, (&start, listing))?
@@ -125,8 +133,9 @@ fn under_lease(
             take_stream(ports, origin, settings, lease, what, (&start, streamed, offered))?
         }
     };
-    let Taken { finished, table, directories, tablespaces, control, stop, way } = taken;
+    let Taken { finished, table, directories, tablespaces, control, stop, way, all_read } = taken;
     wait_for_wal(ports, origin, &identity, (&start, &stop), settings)?;
+    let proven = table.is_proven() && (all_read || proven_before);
     let reading = way.reading(table.swept, &table.usage.sessions, (id, stop.lsn));
     let facts = BackupFacts {
         engine: ports.engine.name().to_owned(),
@@ -141,6 +150,7 @@ fn under_lease(
         tablespaces,
         generated: stop.files.iter().map(|f| StoredFile::new(&f.path, &f.bytes)).collect(),
         control_file: StoredFile::new(&control.path, &control.bytes),
+        proven,
         damage: table.damage,
         damaged_pages: table.damaged_pages,
         identity,
@@ -227,17 +237,38 @@ fn prove_archiving(
         return Ok(());
     }
     let switched = origin.switch_segment()?;
-    let arrived =
-        wal::wait_for(ports, identity.system_id, switched.segment, settings.archive_timeout)?;
-    if arrived {
+    see_arrive(ports, origin, identity, switched.segment, settings)
+}
+
+/// Waits for a segment. When it takes longer than usual, says why, as far as the server knows.
+fn see_arrive(
+    ports: &Ports<'_>,
+    origin: &mut dyn Origin,
+    identity: &ClusterIdentity,
+    segment: SegmentName,
+    settings: &BackupSettings,
+) -> Result<(), BackupError> {
+    let arrives = |within| wal::wait_for(ports, identity.system_id, segment, within);
+    let patience = settings.archive_timeout.min(ARRIVAL_USUAL);
+    if arrives(patience)? {
         return Ok(());
     }
     not_cancelled(ports)?;
-    Err(BackupError::NotArchived {
-        segment: switched.segment,
-        waited: settings.archive_timeout,
-        failure: origin.archiver_failure()?,
-    })
+    let left = settings.archive_timeout - patience;
+    if !left.is_zero() {
+        let why = origin.archiver_failure()?.map(|failure| format!(": {failure}"));
+        ports.progress.warn(&Note::new(format!(
+            "WAL segment {segment} is not in the repository yet{}; it has {} more seconds",
+            why.unwrap_or_default(),
+            left.as_secs()
+        )));
+        if arrives(left)? {
+            return Ok(());
+        }
+        not_cancelled(ports)?;
+    }
+    let waited = settings.archive_timeout;
+    Err(BackupError::NotArchived { segment, waited, failure: origin.archiver_failure()? })
 }
 
 /// Waiting ends early where the operator stopped it.
@@ -261,15 +292,8 @@ fn wait_for_wal(
     ports.progress.stage(Stage::WaitingForWal, Some(Work::Segments(last.0 - first.0 + 1)));
     let mut number = first;
     while number <= last {
-        let segment = lifeboat_engine::SegmentName::new(stop.timeline, number, size);
-        if !wal::wait_for(ports, identity.system_id, segment, settings.archive_timeout)? {
-            not_cancelled(ports)?;
-            return Err(BackupError::NotArchived {
-                segment,
-                waited: settings.archive_timeout,
-                failure: origin.archiver_failure()?,
-            });
-        }
+        let segment = SegmentName::new(stop.timeline, number, size);
+        see_arrive(ports, origin, identity, segment, settings)?;
         ports.progress.advance(Work::Segments(1));
         number = number.next();
     }
@@ -283,6 +307,8 @@ struct Copy<'a> {
     identity: &'a ClusterIdentity,
     previous: Option<&'a Manifest>,
     guide: Option<&'a guide::Guide>,
+    /// Pages that are the same as the earlier backup's need no check.
+    proven_before: bool,
 }
 
 /// All that was copied, after backup mode ended.
@@ -294,6 +320,8 @@ struct Taken {
     control: GeneratedFile,
     stop: BackupStop,
     way: Chosen,
+    /// Every page was read, none taken over unread.
+    all_read: bool,
 }
 
 impl Copy<'_> {
@@ -342,6 +370,7 @@ fn take_files(
     ports.progress.stage(Stage::Copying, Some(Work::Bytes(total)));
     let writer = what.writer(ports, settings)?;
     let guided = Copy { guide: way.guide.as_ref(), ..what };
+    let mut all_read = guided.guide.is_none();
     let mut table = {
         let housekeeping = housekeeping(ports, origin, lease);
         collect::collect(ports, &writer, (&guided, &listing), settings.jobs, housekeeping)?
@@ -355,6 +384,7 @@ fn take_files(
             found.faulty
         )));
         way.distrust();
+        all_read = true;
         ports.progress.stage(Stage::Copying, Some(Work::Bytes(total)));
         let housekeeping = housekeeping(ports, origin, lease);
         table = collect::collect(ports, &writer, (&what, &listing), settings.jobs, housekeeping)?;
@@ -367,7 +397,7 @@ fn take_files(
     ports.progress.stage(Stage::ServerBackupMode, None);
     let stop = origin.stop()?;
     let Listing { directories, tablespaces, .. } = listing;
-    Ok(Taken { finished, table, directories, tablespaces, control, stop, way })
+    Ok(Taken { finished, table, directories, tablespaces, control, stop, way, all_read })
 }
 
 /// Takes what the server sends, on threads.
@@ -402,6 +432,7 @@ fn take_stream(
         arriving::collect(ports, &writer, arriving, settings.jobs, housekeeping)?
     };
     let Arrived { mut table, directories, suspects, end } = arrived;
+    table.unproven += suspects.len() as u64;
     let format = ports.engine.page_format(what.identity);
     let backup = start.lsn..=end.stop;
     table.add_damage(&arriving::judge(origin, format.as_ref(), backup, suspects)?);
@@ -410,5 +441,6 @@ fn take_stream(
     let StreamEnd { control, stop: lsn, timeline, generated: files } = end;
     origin.stream_ended(lsn)?;
     let stop = BackupStop { lsn, timeline, at: origin.server_time()?, files };
-    Ok(Taken { finished, table, directories, tablespaces, control, stop, way })
+    let all_read = !differences;
+    Ok(Taken { finished, table, directories, tablespaces, control, stop, way, all_read })
 }

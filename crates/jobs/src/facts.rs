@@ -44,6 +44,11 @@ pub struct BackupFacts {
     pub damage: Vec<DamagedPage>,
     /// How many pages were damaged.
     pub damaged_pages: u64,
+    /// Whether every page of the backup was seen to be right, by this backup or by the one whose
+    /// page it is. Who finds the same page again need not check it again. Backups that were taken
+    /// before this was noted do not say.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub proven: bool,
     /// How the backup found what had changed. Backups that were taken before this was noted do
     /// not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -99,6 +104,12 @@ pub enum Way {
 pub const DAMAGE_LISTED_MAX: usize = 1000;
 
 impl BackupFacts {
+    /// Whether a page of this backup that a server with `identity` still has is known to be right.
+    pub fn proves(&self, identity: &ClusterIdentity) -> bool {
+        // Before checksums were switched on, nothing said what a page was to be.
+        self.proven && self.identity.checksums == identity.checksums
+    }
+
     /// The facts in a manifest.
     pub fn of(manifest: &Manifest) -> Result<Self, RepoError> {
         serde_json::from_value(manifest.facts.clone())

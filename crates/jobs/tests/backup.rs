@@ -7,17 +7,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use lifeboat_engine::{Engine, PageVerdict};
-use lifeboat_jobs::backup::{self, BackupError};
+use lifeboat_jobs::Ports;
+use lifeboat_jobs::backup::{self, BackupError, BackupSettings};
+use lifeboat_jobs::facts::BackupFacts;
 use lifeboat_jobs::restore::Target;
 use lifeboat_jobs::verify::{self, VerifySettings};
 use lifeboat_repo::{BackupId, lease};
 use lifeboat_testkit::toy_log::{Change, Files, path};
-use lifeboat_testkit::toy_server::{Moment, lock};
+use lifeboat_testkit::toy_server::{Hints, Moment, lock};
 use lifeboat_testkit::{Fault, FaultyStore, HookedEngine, Schedule, ToyEngine, ToyOrigin};
 
 use lifeboat_units::Clock;
 use world::World;
 use world::random::Random;
+use world::warnings::Warnings;
 
 /// A server with a few files.
 fn small() -> (World, Random) {
@@ -157,6 +160,78 @@ fn a_damaged_page_that_stays_so_is_reported_by_file_and_page_and_one_that_change
     assert!(content(&world, report.id) == *lock(&world.server).files());
 }
 
+/// How many pages the next backup, which reads all of them, checks, if pages of which this is true look damaged.
+fn checked(world: &World, damaged: impl Fn(&[u8]) -> bool + Send + Sync + 'static) -> u64 {
+    let checks = Arc::new(AtomicU64::new(0));
+    let count = Arc::clone(&checks);
+    let engine = HookedEngine(Arc::new(move |_, page| {
+        count.fetch_add(1, Ordering::Relaxed);
+        damaged(page).then_some(PageVerdict::BadChecksum { computed: 1, stored: 2 })
+    }));
+    let settings = BackupSettings { full_read: true, ..world::settings() };
+    world.backup_as(&world.cluster, &engine, |_| {}, (Hints::True, settings)).unwrap();
+    checks.load(Ordering::Relaxed)
+}
+
+fn proven(world: &World) -> bool {
+    let newest = *world.cluster.backups().unwrap().last().unwrap();
+    BackupFacts::of(&world.cluster.manifest(newest).unwrap()).unwrap().proven
+}
+
+#[test]
+fn a_page_that_was_right_and_is_the_same_is_not_checked_again() {
+    let (world, mut random) = small();
+    assert_eq!((checked(&world, |_| false), proven(&world)), (32, true));
+    assert_eq!((checked(&world, |_| false), proven(&world)), (0, true));
+    world.commit(vec![world::change(&mut random, 1, 3), world::change(&mut random, 7, 0)]);
+    assert_eq!((checked(&world, |_| false), proven(&world)), (2, true));
+}
+
+#[test]
+fn damage_is_found_again_until_it_is_mended_also_where_nothing_changed() {
+    let (world, _) = small();
+    let mark = mark_of(&world, 2, 5);
+    for _ in 0..3 {
+        let damaged = seeing_damage(mark, || {});
+        let report = world.backup_with(&world.cluster, &damaged, |_| {}).unwrap();
+        assert_eq!((report.damaged_pages, proven(&world)), (1, false));
+    }
+    // Mended by itself, as by a disk that gives the right bytes again.
+    assert_eq!((checked(&world, |_| false), proven(&world)), (32, true));
+    assert_eq!(checked(&world, |_| false), 0);
+}
+
+#[test]
+fn a_page_that_was_accepted_only_because_it_changed_is_checked_by_the_next_backup() {
+    let (world, random) = small();
+    const MARK: &[u8] = b"torn";
+    let page = |random: &mut Random| {
+        let mut page = world::page(random);
+        page[100..104].copy_from_slice(MARK);
+        Change::Page { file: 2, page: 5, bytes: page }
+    };
+    let random = std::sync::Mutex::new(random);
+    world.commit(vec![page(&mut random.lock().unwrap())]);
+    // As if it were written to at every look: it never looks right, and never the same.
+    let (server, clock) = (Arc::clone(&world.server), world.clock.clone());
+    let torn = move |found: &[u8]| {
+        let torn = &found[100..104] == MARK;
+        if torn {
+            let change = page(&mut random.lock().unwrap());
+            lock(&server).transaction(vec![change], clock.now()).unwrap();
+        }
+        torn
+    };
+    assert_eq!(checked(&world, torn), 32 + 5);
+    let newest = *world.cluster.backups().unwrap().last().unwrap();
+    let facts = BackupFacts::of(&world.cluster.manifest(newest).unwrap()).unwrap();
+    assert_eq!((facts.damaged_pages, facts.proven), (0, false));
+    // What is taken over unread is no better for it.
+    world.backup().unwrap();
+    assert!(!proven(&world));
+    assert_eq!((checked(&world, |_| false), proven(&world)), (32, true));
+}
+
 #[test]
 fn a_large_file_with_holes_costs_only_what_changed() {
     let (world, mut random) = small();
@@ -208,9 +283,15 @@ fn a_segment_that_does_not_arrive_ends_the_backup_before_anything_is_copied() {
     let (world, _) = small();
     let before = world.clock.monotonic();
     let mut origin = ToyOrigin::new(&world.server, &world.clock, || {});
-    let error = backup::run(&world.ports(), &mut origin, &world::settings()).unwrap_err();
+    let warnings = Warnings::new(&world.clock);
+    let ports = Ports { progress: &warnings, ..world.ports() };
+    let error = backup::run(&ports, &mut origin, &world::settings()).unwrap_err();
     assert!(matches!(error, BackupError::NotArchived { failure: Some(_), .. }), "{error}");
     assert_eq!(world.clock.monotonic() - before, world::settings().archive_timeout);
+    // Whoever waits is told soon why, and once.
+    let [(at, said)] = &warnings.take()[..] else { panic!("one warning") };
+    assert_eq!((*at - before).as_secs(), 5, "{said}");
+    assert!(said.contains("not in the repository yet: ") && said.contains("115 more"), "{said}");
     assert!(!world.store.snapshot().keys().any(|k| k.as_str().contains("/data/")));
     assert!(world.archiver.run());
     world.backup().unwrap();

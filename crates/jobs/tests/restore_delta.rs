@@ -338,7 +338,9 @@ fn wal_that_is_nowhere_else_is_set_aside_and_the_rest_removed() {
     fs::copy(into.join("pg_wal").join(&last), into.join("pg_wal").join(ready)).unwrap();
     let bytes = fs::read(into.join("pg_wal").join(&last)).unwrap();
     let report = delta(&world, &into, Target::Backup(backups[1])).unwrap();
-    assert_eq!(report.delta.unwrap().files_set_aside, 1);
+    let (done, planned) = (report.delta.unwrap(), report.plan.delta.unwrap());
+    assert_eq!(done.files_set_aside, 1);
+    assert_eq!(planned.differences.files_removed, done.files_removed, "what is moved stays");
     assert_eq!(wal(&into.join("pg_wal")), Vec::<String>::new());
     assert_eq!(wal(&into.join(SET_ASIDE)), std::slice::from_ref(&last));
     assert_eq!(fs::read(into.join(SET_ASIDE).join(&last)).unwrap(), bytes);

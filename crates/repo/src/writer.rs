@@ -245,6 +245,11 @@ pub struct ExtentWriter<'a> {
 }
 
 impl ExtentWriter<'_> {
+    /// What a page map says of a page.
+    fn hash(&self, page: &[u8]) -> u64 {
+        if is_zero(page) { ZERO_PAGE } else { page_hash(self.hasher.page(page)) }
+    }
+
     fn push(&mut self, page: &[u8], whole_page: bool) -> Result<NewSlot, RepoError> {
         let full = EXTENT_PAGES as usize * self.backup.page_bytes as usize;
         let room = full.min(EXTENT_BYTES_MAX);
@@ -338,6 +343,26 @@ impl Compared {
     }
 }
 
+/// A page that was compared and is yet to be added.
+#[derive(Debug, Clone, Copy)]
+pub struct Looked {
+    hash: u64,
+    old: Option<(u64, Source)>,
+}
+
+impl Looked {
+    /// Whether, by its hash, it is the page that lay in the same place before.
+    pub fn is_same(&self) -> bool {
+        self.old.is_some_and(|(old, _)| old == self.hash)
+    }
+
+    /// The same place, after the page was read again.
+    #[must_use]
+    pub fn again(self, writer: &ExtentWriter<'_>, page: &[u8]) -> Self {
+        Self { hash: writer.hash(page), ..self }
+    }
+}
+
 /// One part of a page map that is being written: pages are added in order.
 pub struct PartWriter {
     previous: Option<(PartRef, MapPart)>,
@@ -404,26 +429,41 @@ impl PartWriter {
         page: &[u8],
         whole_page: bool,
     ) -> Result<Compared, RepoError> {
+        let looked = self.look(writer, page);
+        self.add_looked(writer, page, whole_page, looked)
+    }
+
+    /// Compares the next page with the one in the same place before. [`PartWriter::add_looked`]
+    /// with the same page must follow, before anything else is added.
+    #[must_use = "a page that is not added afterwards shifts all later ones"]
+    pub fn look(&mut self, writer: &ExtentWriter<'_>, page: &[u8]) -> Looked {
         let at = self.hashes.len();
-        let page_bytes = writer.backup.page_bytes;
         let old = match &self.previous {
             Some((_, part)) => {
-                let source = self.old.next(part, page_bytes);
+                let source = self.old.next(part, writer.backup.page_bytes);
                 source.map(|source| (part.hashes[at], source))
             }
             None => None,
         };
+        Looked { hash: writer.hash(page), old }
+    }
+
+    /// Adds the page that was looked at.
+    pub fn add_looked(
+        &mut self,
+        writer: &mut ExtentWriter<'_>,
+        page: &[u8],
+        whole_page: bool,
+        Looked { hash, old }: Looked,
+    ) -> Result<Compared, RepoError> {
         let extents = self.previous.as_ref().map_or(&[][..], |(_, part)| &part.extents);
-        if is_zero(page) {
-            self.hashes.push(ZERO_PAGE);
+        let compared = Compared::of(old, hash, extents);
+        self.hashes.push(hash);
+        if hash == ZERO_PAGE {
             self.places.push(Place::Zero);
-            let compared = Compared::of(old, ZERO_PAGE, extents);
             self.pages_new += u64::from(matches!(compared, Compared::Differs(_)));
             return Ok(compared);
         }
-        let hash = page_hash(writer.hasher.page(page));
-        self.hashes.push(hash);
-        let compared = Compared::of(old, hash, extents);
         let place = match old {
             Some((old_hash, source)) if old_hash == hash && !self.refresh => Place::Old(source),
             other => {

@@ -114,7 +114,17 @@ impl Explain for ConfigError {
             Self::Read { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
                 Some("name one that is there; `lifeboat init` writes one to a new place".to_owned())
             }
-            Self::Read { .. } | Self::Syntax { .. } | Self::Value { .. } => None, // all is said
+            Self::Read { path, .. } if path.is_dir() => {
+                Some("name the file in it: --config …/lifeboat.toml".to_owned())
+            }
+            Self::Read { .. } => Some(
+                "run lifeboat as a user who may read it: the server's, or the file's owner"
+                    .to_owned(),
+            ),
+            Self::Syntax { .. } => {
+                Some("all keys and how they are written: docs/reference/config.md".to_owned())
+            }
+            Self::Value { .. } => None, // all is said
         }
     }
 }

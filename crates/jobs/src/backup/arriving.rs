@@ -88,6 +88,7 @@ pub fn collect(
         clock: ports.clock,
         refresh_budget: &refresh_budget,
         guide: None,
+        proven_before: false,
     };
     let suspects = AtomicU64::new(0);
     let arrival = Arrival { shared: &shared, suspects: &suspects };

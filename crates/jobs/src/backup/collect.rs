@@ -55,6 +55,7 @@ pub fn collect(
         clock: ports.clock,
         refresh_budget: &refresh_budget,
         guide: what.guide,
+        proven_before: what.proven_before,
     };
     let previous = what.previous.map(|manifest| (&index, manifest));
     let mut tasks = Tasks::new(&listing.files, previous, what.guide, page_bytes);

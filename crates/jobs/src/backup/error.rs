@@ -126,7 +126,10 @@ impl Explain for BackupError {
             Self::TimelineChanged { .. } => "run the backup again on the new timeline",
             Self::Read { .. } => "lifeboat reads the data directory as the server's own user",
             Self::Stream { .. } => "run it again; if it stays, with --full-read",
-            Self::Cancelled => return None,
+            Self::Cancelled => {
+                "nothing of it is listed; the next one begins anew, and `lifeboat expire` removes \
+                 what it left"
+            }
             Self::Repo(error) => return error.help(),
             Self::Engine(error) => return error.help(),
         };

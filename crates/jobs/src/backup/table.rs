@@ -25,6 +25,8 @@ pub struct Stretch {
     pub pages_new: (u64, u64),
     /// Pages that were damaged.
     pub damage: Vec<DamagedPage>,
+    /// Pages that were accepted although they were not seen to be right.
+    pub unproven: u64,
     /// Bytes that were read from disk.
     pub read_bytes: u64,
     /// What the sweep found.
@@ -66,11 +68,18 @@ pub struct Table {
     pub damage: Vec<DamagedPage>,
     /// How many pages were damaged.
     pub damaged_pages: u64,
+    /// How many were accepted although they were not seen to be right.
+    pub unproven: u64,
     /// What the sweep found.
     pub swept: Swept,
 }
 
 impl Table {
+    /// Whether all pages that were read were right.
+    pub fn is_proven(&self) -> bool {
+        self.damaged_pages == 0 && self.unproven == 0
+    }
+
     /// Counts damaged pages, and lists as many as there is room for.
     pub fn add_damage(&mut self, pages: &[DamagedPage]) {
         self.damaged_pages += pages.len() as u64;
@@ -115,6 +124,7 @@ impl<'a> TableWriter<'a> {
             totals: Totals::default(),
             damage: Vec::new(),
             damaged_pages: 0,
+            unproven: 0,
             swept: Swept::default(),
         };
         let builder = ChunkBuilder::default();
@@ -150,6 +160,7 @@ impl<'a> TableWriter<'a> {
         totals.read_bytes += ByteCount(stretch.read_bytes);
         totals.pages_new += stretch.pages_new.0;
         totals.pages_refreshed += stretch.pages_new.1;
+        self.table.unproven += stretch.unproven;
         self.table.add_damage(&stretch.damage);
     }
 

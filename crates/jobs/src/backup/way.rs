@@ -205,6 +205,7 @@ mod tests {
             control_file: StoredFile::new("global/pg_control", b""),
             damage: Vec::new(),
             damaged_pages: 0,
+            proven: false,
             reading: None,
         }
     }
@@ -212,6 +213,14 @@ mod tests {
     fn start(timeline: u32, lsn: u64) -> BackupStart {
         let timeline = TimelineId(timeline);
         BackupStart { lsn: Lsn(lsn), timeline, at: Timestamp::UNIX_EPOCH }
+    }
+
+    #[test]
+    fn pages_are_proven_for_the_checksums_that_they_were_checked_with() {
+        let proven = BackupFacts { proven: true, ..earlier() };
+        let with = |checksums| ClusterIdentity { checksums, ..earlier().identity };
+        assert!(proven.proves(&with(true)) && !proven.proves(&with(false)));
+        assert!(!earlier().proves(&with(true)));
     }
 
     #[test]

@@ -12,15 +12,13 @@ use serde::Serialize;
 
 use super::error::RestoreError;
 use super::mark::Mark;
-use super::place::{Owner, SET_ASIDE, failed};
+use super::place::{Owner, SET_ASIDE, WAL, failed};
 use super::sweep::{Differences, Sweep};
 use super::tablespaces::MappedTablespace;
 use crate::facts::BackupFacts;
 use crate::inventory::Inventory;
 use crate::ports::Ports;
 
-/// Where PostgreSQL keeps its WAL, in a data directory.
-const WAL: &str = "pg_wal";
 /// The part of a segment that tells whose it is and where it belongs, in bytes.
 const FIRST_PAGE_BYTES: usize = 8192;
 
@@ -64,10 +62,13 @@ pub fn plan(
     if let Some(found) = found.filter(|found| *found != expected) {
         return Err(RestoreError::Foreign { path: into.to_owned(), found, expected });
     }
+    let set_aside = not_archived(ports, into, inventory, expected)?;
+    let mut differences = Sweep::look(ports, into, backup, tablespaces)?;
+    differences.keep_of_wal(&set_aside);
     Ok(Some(DeltaPlan {
         unfinished,
-        differences: Sweep::look(ports, into, backup, tablespaces)?,
-        set_aside: not_archived(ports, into, inventory, expected)?,
+        differences,
+        set_aside,
         left_alone: left_alone(into, tablespaces)?,
     }))
 }

@@ -9,6 +9,8 @@ use std::path::Path;
 use super::RESTORING_MARK;
 use super::error::RestoreError;
 
+/// Where PostgreSQL keeps its WAL, in a data directory.
+pub const WAL: &str = "pg_wal";
 /// WAL that was found in the directory of a delta restore and that is nowhere else.
 pub const SET_ASIDE: &str = "lifeboat.set-aside";
 

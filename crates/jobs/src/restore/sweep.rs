@@ -18,7 +18,7 @@ use lifeboat_repo::{ChunkRef, FileEntry, Manifest};
 use serde::Serialize;
 
 use super::error::RestoreError;
-use super::place::{failed, is_kept};
+use super::place::{WAL, failed, is_kept};
 use super::tablespaces::MappedTablespace;
 use crate::facts::BackupFacts;
 use crate::ports::Ports;
@@ -39,7 +39,8 @@ pub struct Differences {
     pub files_missing: u64,
     /// Files that are there with another size.
     pub files_resized: u64,
-    /// Files and links that do not belong and are removed. Those in `pg_wal` count here too.
+    /// Files and links that do not belong and are removed. Those in `pg_wal` count here too, but
+    /// for those that are set aside.
     pub files_removed: u64,
     /// Directories that do not belong and are removed.
     pub directories_removed: u64,
@@ -47,6 +48,17 @@ pub struct Differences {
     pub removed: Vec<String>,
     /// Links that give way to a plain file or directory: what they lead to is left alone.
     pub links_replaced: Vec<String>,
+}
+
+impl Differences {
+    /// These files of `pg_wal` are moved away before anything is removed.
+    pub(super) fn keep_of_wal(&mut self, names: &[String]) {
+        self.files_removed = self.files_removed.saturating_sub(names.len() as u64);
+        self.removed.retain(|path| {
+            let name = path.strip_prefix(WAL).and_then(|rest| rest.strip_prefix('/'));
+            !name.is_some_and(|name| names.iter().any(|kept| kept == name))
+        });
+    }
 }
 
 /// What a directory is compared with.

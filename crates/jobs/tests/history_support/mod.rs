@@ -107,6 +107,7 @@ impl World {
             control_file: StoredFile::new(toy::CONTROL_FILE, b"control"),
             damage: Vec::new(),
             damaged_pages: 0,
+            proven: false,
             reading: None,
         };
         change(&mut facts);

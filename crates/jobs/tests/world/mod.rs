@@ -5,6 +5,7 @@
 pub mod archiver;
 pub mod random;
 pub mod restored;
+pub mod warnings;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};

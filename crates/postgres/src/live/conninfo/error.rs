@@ -135,11 +135,20 @@ impl Explain for ConninfoError {
             Self::Unsupported { .. } => {
                 "leave it out of the connection string (and out of PG… variables)"
             }
-            Self::Value { .. }
-            | Self::Counts { .. }
-            | Self::WeakMode { .. }
-            | Self::File { .. } => return None,
+            Self::Value { key, .. } => return accepted(key).map(str::to_owned),
+            Self::Counts { .. } => "give one for all hosts, or as many as there are hosts",
+            Self::WeakMode { .. } => "set sslmode=verify-full",
+            Self::File { .. } => "does it exist, and may this user read it?",
         };
         Some(text.to_owned())
+    }
+}
+
+/// What a key takes, where that is worth saying.
+fn accepted(key: &str) -> Option<&'static str> {
+    match key {
+        "port" => Some("a number from 1 to 65535"),
+        "sslmode" => Some("disable, allow, prefer, require, verify-ca or verify-full"),
+        _ => None,
     }
 }
