@@ -35,6 +35,18 @@ fn refused(lab: &Lab, target: &[&str], words: &[&str]) {
     assert!(!never.exists(), "{target:?}: a refused restore made its directory");
 }
 
+/// Where another server listens, none can be started: said before anything is written.
+fn where_a_server_is(lab: &Lab) {
+    let never = lab.place("never");
+    let (into, port) = (never.display().to_string(), lab.server.port().to_string());
+    let socket = lab.server.socket_directory().display().to_string();
+    let there = ["--port", &port, "--socket-directory", &socket];
+    let restore = [&["restore", "--into", &into, "--start"][..], &there].concat();
+    let name = format!(".s.PGSQL.{port}");
+    lab.run(&restore).refused(2, &["a server already listens on", &name, "--port PORT"]);
+    assert!(!never.exists(), "a refused restore made its directory");
+}
+
 fn insert(lab: &Lab, what: &str) {
     lab.server.execute(&format!("INSERT INTO t VALUES ('{what}')"));
 }
@@ -73,6 +85,7 @@ fn out_of_range(lab: &Lab, before: &Moment) {
     refused(lab, &["--to-xid", &late.xid], &[nowhere]);
     refused(lab, &["--to-name", "too late"], &[nowhere]);
     refused(lab, &["--timeline", "7"], &["timeline 7", "[LB-RST-007]"]);
+    where_a_server_is(lab);
     lab.archive();
     lab.archive_all();
     // The same target is fine as soon as its WAL is there.

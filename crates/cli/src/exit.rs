@@ -182,6 +182,13 @@ pub(crate) fn guarded(
         }
     };
     match ending {
+        Ending::Arguments(error)
+            if json && error.kind() == clap::error::ErrorKind::DisplayVersion =>
+        {
+            let version = json!({ "version": env!("CARGO_PKG_VERSION") });
+            let _ = writeln!(std::io::stdout(), "{version:#}");
+            0
+        }
         Ending::Arguments(error) => {
             let _ = error.print();
             if json && error.exit_code() != 0 {

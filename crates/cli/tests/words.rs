@@ -163,6 +163,9 @@ fn errors_are_objects_for_programs() {
     // Among lines that are an object each, the error is one too.
     let stream = lab.command(&["wal", "receive", "--json"]).output().unwrap();
     assert_eq!(String::from_utf8_lossy(&stream.stdout).lines().count(), 1, "{stream:?}");
+    let version = lab.command(&["--json", "--version"]).output().unwrap();
+    let version: serde_json::Value = serde_json::from_slice(&version.stdout).unwrap();
+    assert_eq!(version["version"], env!("CARGO_PKG_VERSION"));
     let help = lab.run(&["list", "--json", "--help"]);
     assert!(help.starts_with("exit: 0\n") && !help.contains("\"error\""), "{help}");
 }

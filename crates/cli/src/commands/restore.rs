@@ -124,7 +124,8 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<Outcome, CliError> {
         return Ok(Outcome::Done);
     }
     if args.start.start {
-        restore_start::refuse_without_binaries(app, &opened, done.plan.backup)?;
+        let (backup, mode) = (done.plan.backup, request.mode);
+        restore_start::refuse_what_cannot_start(app, &opened, &args.start, backup, mode)?;
     }
     let report = restore::apply(&ports, &done.plan, &request)?;
     if !app.ui.json {

@@ -1,5 +1,6 @@
 //! `restore --start`: starts what was restored, and compares where it landed with the plan.
 
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use lifeboat_repo::BackupId;
 use serde::Serialize;
 
 use crate::app::{self, App, Opened};
-use crate::error::{CliError, Trouble};
+use crate::error::{CliError, Trouble, usage};
 use crate::files;
 use crate::server_commands::shell_word;
 use crate::ui::{Page, Report};
@@ -36,15 +37,50 @@ pub(crate) struct StartArgs {
 /// No progress for so long is a failure.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// Looks for the server's programs before anything is written.
-pub(crate) fn refuse_without_binaries(
+/// Where the server is to listen.
+struct Place {
+    /// Directory of its socket; `None` for one of its own, yet to be made.
+    socket_directory: Option<PathBuf>,
+    port: u16,
+}
+
+fn place(app: &App, args: &StartArgs, mode: RecoveryMode) -> Place {
+    let copy = mode == RecoveryMode::Copy;
+    let origin = app.conninfo().ok().filter(|_| !copy).and_then(|c| c.hosts.into_iter().next());
+    let origin_socket = origin.as_ref().and_then(|host| match &host.endpoint {
+        Endpoint::Socket(directory) => Some(directory.clone()),
+        Endpoint::Tcp(..) => None,
+    });
+    Place {
+        socket_directory: args.socket_directory.clone().or(origin_socket),
+        port: args.port.or(origin.map(|host| host.port)).unwrap_or(5432),
+    }
+}
+
+/// What would keep the server from starting, as far as it is seen before anything is written: its
+/// programs are missing, or another one listens in its place.
+pub(crate) fn refuse_what_cannot_start(
     app: &App,
     opened: &Opened,
+    args: &StartArgs,
     backup: BackupId,
+    mode: RecoveryMode,
 ) -> Result<(), CliError> {
     let facts = BackupFacts::of(&opened.cluster.manifest(backup)?)?;
     let places = app::places(app.settings()?.binaries.clone());
-    Ok(Binaries::find(facts.identity.major, &places).map(drop)?)
+    Binaries::find(facts.identity.major, &places)?;
+    let Place { socket_directory, port } = place(app, args, mode);
+    let Some(directory) = socket_directory else { return Ok(()) };
+    // `UNIXSOCK_PATH` in PostgreSQL `src/include/libpq/pqcomm.h`.
+    let socket = directory.join(format!(".s.PGSQL.{port}"));
+    match UnixStream::connect(&socket) {
+        Err(_) => Ok(()),
+        Ok(_) => Err(usage(
+            format!("a server already listens on `{}`", socket.display()),
+            "stop it, or start this one elsewhere: --port PORT, --socket-directory DIR",
+        )
+        .into()),
+    }
 }
 
 /// Starts the server and waits.
@@ -55,22 +91,16 @@ pub(crate) fn run(
     request: &RestoreRequest,
     plan: &RestorePlan,
 ) -> Result<Landing, CliError> {
-    let copy = request.mode == RecoveryMode::Copy;
-    let origin = app.conninfo().ok().filter(|_| !copy).and_then(|c| c.hosts.into_iter().next());
-    let origin_socket = origin.as_ref().and_then(|host| match &host.endpoint {
-        Endpoint::Socket(directory) => Some(directory.clone()),
-        Endpoint::Tcp(..) => None,
-    });
-    let socket_directory = match args.socket_directory.clone().or(origin_socket) {
-        Some(directory) => directory,
-        None => own_directory(&request.into)?,
-    };
+    let Place { socket_directory, port } = place(app, args, request.mode);
     let start = StartRequest {
         directory: request.into.clone(),
         major: major_of(&request.into)?,
-        socket_directory,
-        port: args.port.or(origin.map(|host| host.port)).unwrap_or(5432),
-        isolated: copy,
+        socket_directory: match socket_directory {
+            Some(directory) => directory,
+            None => own_directory(&request.into)?,
+        },
+        port,
+        isolated: request.mode == RecoveryMode::Copy,
         wait_for_promotion: request.mode != RecoveryMode::Standby,
         binaries: app.settings()?.binaries.clone(),
         patience: PATIENCE,
