@@ -425,6 +425,7 @@ fn take_stream(
         stop: &*stop,
         identity: what.identity,
         previous: what.previous,
+        proven_before: what.proven_before,
         total_bytes,
     };
     let arrived = {

@@ -45,6 +45,8 @@ pub struct Arriving<'a> {
     pub identity: &'a ClusterIdentity,
     /// The earlier backup.
     pub previous: Option<&'a Manifest>,
+    /// Pages that are the same as the earlier backup's need no check.
+    pub proven_before: bool,
     /// About how much comes, in bytes, when that is known.
     pub total_bytes: Option<u64>,
 }
@@ -88,7 +90,7 @@ pub fn collect(
         clock: ports.clock,
         refresh_budget: &refresh_budget,
         guide: None,
-        proven_before: false,
+        proven_before: what.proven_before,
     };
     let suspects = AtomicU64::new(0);
     let arrival = Arrival { shared: &shared, suspects: &suspects };
