@@ -110,8 +110,8 @@ impl<'a> Standby<'a> {
         run(&mut self.command(arguments))
     }
 
-    /// Starts a backup, and holds it once it is in backup mode, before it has read everything.
-    /// What `meanwhile` does happens then; gives how the backup ended.
+    /// Starts a backup that takes its time over what is new, and holds it once it is in backup mode,
+    /// before it has read everything. There must be megabytes that are new. What `meanwhile` does happens then; gives how the backup ended.
     #[track_caller]
     pub fn interrupted_backup(&self, meanwhile: impl FnOnce()) -> Ran {
         // What it asks for last before it copies; before backup mode it never rests there.
@@ -119,7 +119,8 @@ impl<'a> Standby<'a> {
                    AND state = 'idle' AND query = 'SELECT pg_is_in_recovery()' \
                    AND state_change < clock_timestamp() - interval '20 ms'";
         let begun = || self.query(sql) == ["1"];
-        held(self.command(&["backup", "--jobs", "1"]), begun, meanwhile)
+        let slow = ["--set", "repository.compression=zstd:19", "backup", "--jobs", "1"];
+        held(self.command(&slow), begun, meanwhile)
     }
 
     /// The same for a backup that the server sends, once it sends files.

@@ -150,6 +150,8 @@ fn a_promotion_or_a_crash_in_the_middle_lists_nothing() {
     standby.start_again();
     standby_backup(&standby, &[]);
     assert_eq!(listed(&lab), 1);
+    lab.server.execute("UPDATE kept SET filler = repeat(md5(filler), 20)");
+    standby.catch_up();
     standby.interrupted_backup(|| standby.promote()).fails(1, "[LB-PG-040]");
     assert_eq!(listed(&lab), 1);
 }
