@@ -44,6 +44,10 @@ fn where_a_server_is(lab: &Lab) {
     let restore = [&["restore", "--into", &into, "--start"][..], &there].concat();
     let name = format!(".s.PGSQL.{port}");
     lab.run(&restore).refused(2, &["a server already listens on", &name, "--port PORT"]);
+    let long = lab.place(&"x".repeat(100)).display().to_string();
+    let far = ["restore", "--into", &into, "--start", "--socket-directory", &long];
+    lab.run(&far).refused(2, &["the system takes 107", "--socket-directory DIR"]);
+    lab.run(&["restore", "--into", &into, "--start", "--port", "0"]).refused(2, &["--port"]);
     assert!(!never.exists(), "a refused restore made its directory");
 }
 

@@ -47,6 +47,9 @@ fn a_copy_a_successor_and_an_old_primary_that_archives_on_do_not_mix() {
     assert_eq!(on_timeline(lab, 2), BTreeSet::new(), "the copy archived");
 
     // A successor, while the old primary writes and archives on.
+    let never = lab.place("never").display().to_string();
+    let plan = lab.run(&["restore", "--into", &never, "--take-over", "--dry-run"]).ok().stdout;
+    assert!(plan.contains("still runs: stop it before its successor starts"), "{plan}");
     let successor = Restored::start(lab, "successor", &["--take-over", "--latest"]);
     server.execute("INSERT INTO t VALUES ('old')");
     successor.query("INSERT INTO t VALUES ('new')");

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use lifeboat_postgres::live::cluster::shell_quote;
+use lifeboat_postgres::live::conninfo::Conninfo;
 
 use crate::error::Trouble;
 
@@ -22,7 +23,8 @@ impl ServerCommands {
             path: "lifeboat".into(),
             source,
         })?;
-        Ok(Self { program, config: config.to_owned(), sets: sets.to_vec() })
+        let sets = sets.iter().filter(|set| !holds_secret(set)).cloned().collect();
+        Ok(Self { program, config: config.to_owned(), sets })
     }
 
     /// For `archive_command`.
@@ -49,6 +51,15 @@ impl ServerCommands {
         }
         format!("{} {rest}", words.join(" "))
     }
+}
+
+/// A connection string with a password. The server's commands go into its settings, its log and the
+/// list of processes, and none of them needs the connection.
+fn holds_secret(set: &str) -> bool {
+    let value = ["postgres.conninfo=", "postgres.primary="]
+        .iter()
+        .find_map(|key| set.trim_start().strip_prefix(key));
+    value.is_some_and(|text| Conninfo::holds_password(text).unwrap_or(true))
 }
 
 /// A word for the shell, in quotes only where it needs them.
@@ -85,5 +96,20 @@ mod tests {
             r"'/opt/life boat/bin/lifeboat' --config '/srv/100%%/it'\''s.toml' --set repository.compression=zstd:3 wal push %p"
         );
         assert!(setting("archive_command", &archive).contains(r"it''\\''''s"));
+    }
+
+    #[test]
+    fn a_password_does_not_get_into_the_servers_settings() {
+        let sets = [
+            "postgres.conninfo=host=db user=al password=hunter2",
+            "postgres.primary=postgresql://al:hunter2@db/",
+            "postgres.conninfo=host=db user=al",
+            "wal.push=sync",
+        ];
+        let commands = ServerCommands::new(Path::new("/c"), &sets.map(str::to_owned)).unwrap();
+        for command in [commands.archive(), commands.restore(), commands.recovered()] {
+            assert!(!command.contains("hunter2"), "{command}");
+            assert!(command.contains("user=al") && command.contains("wal.push=sync"), "{command}");
+        }
     }
 }

@@ -8,6 +8,7 @@ mod arriving;
 mod collect;
 mod error;
 mod guide;
+mod lost;
 mod offer;
 mod table;
 mod tasks;
@@ -33,6 +34,7 @@ use crate::wal;
 
 use arriving::{Arrived, Arriving};
 pub use error::BackupError;
+use lost::LostPages;
 use offer::Offered;
 use way::Chosen;
 
@@ -119,12 +121,17 @@ fn under_lease(
     let trust = (settings.full_read, settings.sweep_of.max(1));
     let offered = offer::make(ports, origin, previous.as_ref(), &identity, trust)?;
     let start = origin.start(&format!("lifeboat {id}"))?;
-    let proven_before = match &previous {
-        Some(previous) => BackupFacts::of(previous)?.proves(&identity),
-        None => false,
+    let earlier = previous.as_ref().map(BackupFacts::of).transpose()?;
+    let proven_before = earlier.as_ref().is_some_and(|earlier| earlier.proves(&identity));
+    let lost = earlier.as_ref().map(LostPages::of).unwrap_or_default();
+    let what = Copy {
+        id,
+        identity: &identity,
+        previous: previous.as_ref(),
+        guide: None,
+        proven_before,
+        lost: &lost,
     };
-    let what =
-        Copy { id, identity: &identity, previous: previous.as_ref(), guide: None, proven_before };
     let taken = match origin.source()? {
         Source::Directory(listing) => {
             take_files(ports, origin, settings, lease, what, (&start, listing))?
@@ -309,6 +316,8 @@ struct Copy<'a> {
     guide: Option<&'a guide::Guide>,
     /// Pages that are the same as the earlier backup's need no check.
     proven_before: bool,
+    /// What the earlier backup found lost.
+    lost: &'a LostPages,
 }
 
 /// All that was copied, after backup mode ended.
@@ -375,7 +384,7 @@ fn take_files(
         let housekeeping = housekeeping(ports, origin, lease);
         collect::collect(ports, &writer, (&guided, &listing), settings.jobs, housekeeping)?
     };
-    if table.swept.faulty > 0 {
+    if way.guide.is_some() && table.swept.faulty > 0 {
         // What was not read may be as wrong: this backup trusts nothing after all. What the first
         // reading stored and nobody refers to is collected some day.
         let found = std::mem::take(&mut table.swept);
@@ -426,6 +435,7 @@ fn take_stream(
         identity: what.identity,
         previous: what.previous,
         proven_before: what.proven_before,
+        lost: what.lost,
         total_bytes,
     };
     let arrived = {

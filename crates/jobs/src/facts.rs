@@ -79,7 +79,8 @@ pub struct Reading {
     pub swept_pages: u64,
     /// Of those, pages that differed in what needs no WAL (hint bits): no fault.
     pub hint_only_pages: u64,
-    /// Pages that differed although nothing said so, at most [`DAMAGE_LISTED_MAX`].
+    /// Pages that differed although nothing said so, at most [`DAMAGE_LISTED_MAX`]; pages that an
+    /// earlier backup found lost stay among them until they are something else.
     pub faults: Vec<DamagedPage>,
     /// How many such pages there were.
     pub faulty_pages: u64,
@@ -108,6 +109,12 @@ impl BackupFacts {
     pub fn proves(&self, identity: &ClusterIdentity) -> bool {
         // Before checksums were switched on, nothing said what a page was to be.
         self.proven && self.identity.checksums == identity.checksums
+    }
+
+    /// Whether nothing was found to be wrong with its pages.
+    pub fn is_good(&self) -> bool {
+        let faulty = self.reading.as_ref().map_or(0, |reading| reading.faulty_pages);
+        self.damaged_pages == 0 && faulty == 0
     }
 
     /// The facts in a manifest.

@@ -356,6 +356,11 @@ impl Looked {
         self.old.is_some_and(|(old, _)| old == self.hash)
     }
 
+    /// Whether it is a page of zeros.
+    pub fn is_zero(&self) -> bool {
+        self.hash == ZERO_PAGE
+    }
+
     /// The same place, after the page was read again.
     #[must_use]
     pub fn again(self, writer: &ExtentWriter<'_>, page: &[u8]) -> Self {

@@ -114,7 +114,10 @@ fn here(
         return Ok(()); // the rest needs what a backup needs
     }
     if origin.is_standby() {
-        points.push(standby(facts, origin.primary_trouble()));
+        points.push(match origin::recovers_only(origin.data_directory()) {
+            true => Point::failed("standby", origin::RECOVERS, "wait until it is promoted"),
+            false => standby(facts, origin.primary_trouble()),
+        });
     }
     points.push(space("pg_wal space", &origin.data_directory().join("pg_wal")));
     let identity = match origin.identity() {
@@ -329,6 +332,10 @@ fn newest_backup(app: &App, opened: &Opened) -> Result<Point, CliError> {
     let age = seconds(between(facts.stopped_at, app.clock.now()));
     if facts.damaged_pages > 0 {
         let found = format!("{newest}, {age} old, with {} damaged pages", facts.damaged_pages);
+        return Ok(Point::failed(NAME, found, format!("lifeboat show {newest}")));
+    }
+    if !facts.is_good() {
+        let found = format!("{newest}, {age} old, with pages that changed or were lost unseen");
         return Ok(Point::failed(NAME, found, format!("lifeboat show {newest}")));
     }
     Ok(Point::good(NAME, format!("{newest}, {age} old")))

@@ -23,11 +23,12 @@ pub(crate) fn faults(page: &mut Page, reading: Option<&Reading>) {
     let Some(reading) = reading.filter(|reading| reading.faulty_pages > 0) else { return };
     let cross = page.cross();
     page.line(format!(
-        "{cross} {} had changed of which the server said nothing:",
+        "{cross} {} had changed, or were lost, of which the server said nothing:",
         counted(reading.faulty_pages, "page")
     ));
     for fault in reading.faults.iter().take(20) {
         page.line(format!("  {} page {}: {}", fault.path, fault.page, fault.what));
     }
     page.line("  this backup read everything instead, and so will the next one");
+    page.line("  no earlier good backup is expired because of this one");
 }

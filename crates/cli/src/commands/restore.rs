@@ -1,18 +1,22 @@
 //! `lifeboat restore`
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use lifeboat_engine::{Landing, Lsn, RecoveryMode, TimelineId};
+use lifeboat_jobs::facts::BackupFacts;
 use lifeboat_jobs::restore::{
     self, RestorePlan, RestoreReport, RestoreRequest, Target, TimelineChoice,
 };
+use lifeboat_postgres::live::server::ServerFacts;
+use lifeboat_postgres::live::session::Session;
 use lifeboat_repo::BackupId;
 use lifeboat_units::{Clock, Timestamp};
 use serde::Serialize;
 
 use super::restore_start::{self, StartArgs};
 use super::show::backup_id;
-use crate::app::{Access, App};
+use crate::app::{Access, App, Opened};
 use crate::config::settings::threads;
 use crate::error::{CliError, usage};
 use crate::exit::Outcome;
@@ -68,6 +72,29 @@ pub(crate) struct Args {
     start: StartArgs,
 }
 
+/// So long the server that is to be replaced may take to answer; it should not.
+const LIVING_PATIENCE: Duration = Duration::from_secs(3);
+
+/// What is to be said where the server that is to be replaced still runs as a primary.
+fn living_primary(
+    app: &App,
+    opened: &Opened,
+    backup: BackupId,
+) -> Result<Option<String>, CliError> {
+    let Ok(mut conninfo) = app.conninfo() else { return Ok(None) };
+    conninfo.connect_timeout = conninfo.connect_timeout.min(LIVING_PATIENCE);
+    let facts = Session::open(&conninfo).and_then(|mut session| ServerFacts::read(&mut session));
+    let Ok(living) = facts else { return Ok(None) }; // as it should be
+    let ours = BackupFacts::of(&opened.cluster.manifest(backup)?)?.identity.system_id;
+    let runs = living.system_id == ours && !living.in_recovery;
+    Ok(runs.then(|| {
+        format!(
+            "the primary at {conninfo} still runs: stop it before its successor starts, or both \
+             archive under one name, and `--latest` follows the successor only"
+        )
+    }))
+}
+
 /// Which moment; at most one.
 #[derive(clap::Args, Debug)]
 #[group(multiple = false)]
@@ -117,6 +144,9 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<Outcome, CliError> {
     let opened = app.open(Access::Read)?;
     let ports = opened.ports(app);
     let mut done = Restored { plan: restore::plan(&ports, &request)?, report: None, landing: None };
+    if request.mode == RecoveryMode::Successor {
+        done.plan.notes.extend(living_primary(app, &opened, done.plan.backup)?);
+    }
     if args.dry_run || !app.ui.json {
         app.ui.emit(&done)?; // the plan comes first
     }

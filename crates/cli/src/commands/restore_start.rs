@@ -27,13 +27,15 @@ pub(crate) struct StartArgs {
     #[arg(long)]
     pub start: bool,
     /// Port of the started server [default: 5432, which also names its socket]
-    #[arg(long, value_name = "PORT", requires = "start")]
+    #[arg(long, value_name = "PORT", requires = "start", value_parser = clap::value_parser!(u16).range(1..))]
     port: Option<u16>,
     /// Directory of its socket [default: a new one; with --take-over that of postgres.conninfo]
     #[arg(long, value_name = "DIR", requires = "start")]
     socket_directory: Option<PathBuf>,
 }
 
+/// Longest path of a socket: `sun_path` of `sockaddr_un` in unix(7) has 108 bytes, a zero among them.
+const SOCKET_PATH_BYTES_MAX: usize = 107;
 /// No progress for so long is a failure.
 const PATIENCE: Duration = Duration::from_secs(300);
 
@@ -51,8 +53,11 @@ fn place(app: &App, args: &StartArgs, mode: RecoveryMode) -> Place {
         Endpoint::Socket(directory) => Some(directory.clone()),
         Endpoint::Tcp(..) => None,
     });
+    let named = args.socket_directory.as_ref();
+    let named =
+        named.map(|directory| std::path::absolute(directory).unwrap_or_else(|_| directory.clone()));
     Place {
-        socket_directory: args.socket_directory.clone().or(origin_socket),
+        socket_directory: named.or(origin_socket),
         port: args.port.or(origin.map(|host| host.port)).unwrap_or(5432),
     }
 }
@@ -73,6 +78,17 @@ pub(crate) fn refuse_what_cannot_start(
     let Some(directory) = socket_directory else { return Ok(()) };
     // `UNIXSOCK_PATH` in PostgreSQL `src/include/libpq/pqcomm.h`.
     let socket = directory.join(format!(".s.PGSQL.{port}"));
+    let length = socket.as_os_str().len();
+    if length > SOCKET_PATH_BYTES_MAX {
+        return Err(usage(
+            format!(
+                "the socket's path `{}` has {length} bytes, the system takes {SOCKET_PATH_BYTES_MAX}",
+                socket.display()
+            ),
+            "name a directory with a shorter path: --socket-directory DIR",
+        )
+        .into());
+    }
     match UnixStream::connect(&socket) {
         Err(_) => Ok(()),
         Ok(_) => Err(usage(

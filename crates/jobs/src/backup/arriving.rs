@@ -16,6 +16,7 @@ use lifeboat_repo::reader::IndexReader;
 use lifeboat_repo::{BackupWriter, Manifest};
 
 use super::error::BackupError;
+use super::lost::LostPages;
 use super::table::{OpenFile, Stretch, Table, TableWriter};
 use super::worker::Shared;
 use crate::ports::Ports;
@@ -47,6 +48,8 @@ pub struct Arriving<'a> {
     pub previous: Option<&'a Manifest>,
     /// Pages that are the same as the earlier backup's need no check.
     pub proven_before: bool,
+    /// What the earlier backup found lost.
+    pub lost: &'a LostPages,
     /// About how much comes, in bytes, when that is known.
     pub total_bytes: Option<u64>,
 }
@@ -91,6 +94,7 @@ pub fn collect(
         refresh_budget: &refresh_budget,
         guide: None,
         proven_before: what.proven_before,
+        lost: what.lost,
     };
     let suspects = AtomicU64::new(0);
     let arrival = Arrival { shared: &shared, suspects: &suspects };
@@ -199,8 +203,8 @@ impl<'a> Files<'a> {
     }
 
     fn take(&mut self, done: Done) {
-        let Done { part, stretch, suspects } = done;
-        self.table.count(&stretch);
+        let Done { part, mut stretch, suspects } = done;
+        self.table.count(&mut stretch);
         self.suspects.extend(suspects);
         let parts = self.open.entry(part.file_number).or_default();
         parts.insert(part.number, stretch);

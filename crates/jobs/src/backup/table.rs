@@ -47,6 +47,16 @@ pub struct Swept {
 }
 
 impl Swept {
+    /// Counts pages that must not be as they are.
+    pub fn add_faults(&mut self, faults: impl Iterator<Item = DamagedPage>) {
+        for fault in faults {
+            self.faulty += 1;
+            if self.faults.len() < DAMAGE_LISTED_MAX {
+                self.faults.push(fault);
+            }
+        }
+    }
+
     fn add(&mut self, more: Self) {
         self.pages += more.pages;
         self.hint_only += more.hint_only;
@@ -142,8 +152,7 @@ impl<'a> TableWriter<'a> {
         match stretch {
             None => open.vanished = true,
             Some(mut stretch) => {
-                self.table.swept.add(std::mem::take(&mut stretch.swept));
-                self.count(&stretch);
+                self.count(&mut stretch);
                 open.append(stretch);
             }
         }
@@ -154,8 +163,9 @@ impl<'a> TableWriter<'a> {
         if open.vanished { Ok(()) } else { self.put(&open.entry) }
     }
 
-    /// Counts what was found out about a stretch.
-    pub fn count(&mut self, stretch: &Stretch) {
+    /// Counts what was found out about a stretch, and takes over what its sweep found.
+    pub fn count(&mut self, stretch: &mut Stretch) {
+        self.table.swept.add(std::mem::take(&mut stretch.swept));
         let totals = &mut self.table.totals;
         totals.read_bytes += ByteCount(stretch.read_bytes);
         totals.pages_new += stretch.pages_new.0;

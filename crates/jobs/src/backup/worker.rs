@@ -16,6 +16,7 @@ use rustix::fs::SeekFrom;
 
 use super::error::BackupError;
 use super::guide::{Difference, Guide, Plan};
+use super::lost::LostPages;
 use super::table::Stretch;
 use super::tasks::{PartTask, SmallFile, Task, part_sizes};
 use crate::facts::{DAMAGE_LISTED_MAX, DamagedPage};
@@ -45,6 +46,8 @@ pub struct Shared<'a> {
     pub guide: Option<&'a Guide>,
     /// Every page of the earlier backup was right: one that is the same is right as well.
     pub proven_before: bool,
+    /// What the earlier backup found lost.
+    pub lost: &'a LostPages,
 }
 
 impl Shared<'_> {
@@ -314,6 +317,9 @@ impl Reading<'_> {
                 swept.faults.push(DamagedPage { path, page: first, what });
             }
         }
+        let first = (offset / page) as u32;
+        let still = worker.shared.lost.still(&self.file.path, first..first + pages as u32);
+        self.writing.stretch.swept.add_faults(still);
         let next = (offset + pages * page).min(end);
         worker.shared.progress.advance(Work::Bytes(next - offset));
         next
@@ -343,6 +349,11 @@ impl Reading<'_> {
                 if !known && self.check(worker.shared, page, first_page, within)? {
                     looked = looked.again(&worker.extents, page);
                 }
+            }
+            if looked.is_zero() && looked.is_same() {
+                let within = ((offset + start as u64) / page_bytes as u64) as u32;
+                let still = worker.shared.lost.still(&self.file.path, within..within + 1);
+                self.writing.stretch.swept.add_faults(still);
             }
             let page = &worker.buffer[start..end];
             let part = &mut self.writing.part;

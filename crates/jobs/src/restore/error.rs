@@ -110,6 +110,12 @@ pub enum RestoreError {
         /// The directory.
         path: PathBuf,
     },
+    /// Somebody else is at it.
+    #[error("another restore is writing into `{}`", path.display())]
+    Busy {
+        /// The directory, or that of a tablespace.
+        path: PathBuf,
+    },
     /// A tablespace mapping that fits nothing, or a place that cannot be.
     #[error("tablespace `{}` {why}", path.display())]
     Tablespace {
@@ -190,6 +196,7 @@ impl Explain for RestoreError {
             Self::Forked { .. } => "LB-RST-013",
             Self::Foreign { .. } => "LB-RST-014",
             Self::Nobodys { .. } => "LB-RST-015",
+            Self::Busy { .. } => "LB-RST-016",
             Self::State(error) => return error.code(),
             Self::Inventory(error) => return error.code(),
             Self::Repo(error) => return error.code(),
@@ -199,7 +206,7 @@ impl Explain for RestoreError {
 
     fn retry(&self) -> Retry {
         match self {
-            Self::Write { .. } => Retry::Later,
+            Self::Write { .. } | Self::Busy { .. } => Retry::Later,
             Self::State(error) => error.retry(),
             Self::Inventory(error) => error.retry(),
             Self::Repo(error) => error.retry(),
@@ -224,6 +231,9 @@ impl Explain for RestoreError {
     fn help(&self) -> Option<String> {
         let text = match self {
             Self::NoBackup { .. } => "`lifeboat backup` takes the first one",
+            Self::Busy { .. } => {
+                "wait until it is done, or end it, and then run this one again: it begins anew"
+            }
             Self::TooEarly { .. } => "`lifeboat list` shows what can be reached",
             Self::TooLate { .. } => {
                 "if the server still runs, its newest WAL may not be archived yet; --latest \

@@ -6,6 +6,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use rustix::fs::FlockOperation;
+use rustix::io::Errno;
+
 use super::RESTORING_MARK;
 use super::error::RestoreError;
 
@@ -23,6 +26,17 @@ pub fn is_kept(name: &[u8]) -> bool {
 pub fn free_bytes(directory: &Path) -> Option<u64> {
     let found = directory.ancestors().find_map(|d| rustix::fs::statvfs(d).ok())?;
     Some(found.f_bavail.saturating_mul(found.f_frsize))
+}
+
+/// Holds a directory for one restore, as long as what is returned lives; another is refused.
+/// `None` on a file system that cannot lock a directory.
+pub fn hold(place: &Path) -> Result<Option<File>, RestoreError> {
+    let directory = File::open(place).map_err(|source| failed("open", place, source))?;
+    match rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Some(directory)),
+        Err(Errno::WOULDBLOCK) => Err(RestoreError::Busy { path: place.to_owned() }),
+        Err(_) => Ok(None),
+    }
 }
 
 /// Who is to own what is written: only root can give files away.

@@ -411,6 +411,15 @@ impl<'a> Planner<'a> {
                 chosen.backup.id()
             ));
         }
+        let faulty = facts.reading.as_ref().map_or(0, |reading| reading.faulty_pages);
+        if faulty > 0 {
+            self.notes.push(format!(
+                "pages of this backup that had changed or were lost although nothing in the WAL says \
+                 so: {faulty}; `lifeboat show {}` lists them, and an earlier backup may have them as \
+                 they were",
+                chosen.backup.id()
+            ));
+        }
         for unreadable in &self.inventory.unreadable {
             self.notes.push(format!("{} cannot be used: {}", unreadable.object, unreadable.why));
         }

@@ -127,6 +127,8 @@ struct Writing<'a> {
     owner: Owner,
     delta: bool,
     mark: String,
+    /// The places that are written, locked.
+    held: Vec<File>,
 }
 
 impl<'a> Writing<'a> {
@@ -142,9 +144,13 @@ impl<'a> Writing<'a> {
         let owner = Owner::of(&into, request.owner_instead_of_root);
         let delta = plan.delta.is_some();
         let mark = Mark::of(ports, &into, facts, delta).text();
-        let writing = Self { ports, request, facts, tablespaces, into, owner, delta, mark };
+        let held = Vec::new();
+        let mut writing =
+            Self { ports, request, facts, tablespaces, into, owner, delta, mark, held };
+        writing.hold(writing.into.clone())?;
         writing.claim_directory()?;
         for tablespace in tablespaces {
+            writing.hold(tablespace.location.clone())?;
             writing.claim_tablespace(tablespace)?;
         }
         Ok(writing)
@@ -154,6 +160,18 @@ impl<'a> Writing<'a> {
     fn places(&self) -> impl Iterator<Item = &Path> {
         let tablespaces = self.tablespaces.iter().map(|t| t.location.as_path());
         std::iter::once(self.into.as_path()).chain(tablespaces)
+    }
+
+    /// Keeps other restores out: one that was started again while the first still runs would take
+    /// its directory for an unfinished one.
+    fn hold(&mut self, place: PathBuf) -> Result<(), RestoreError> {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&place)
+            .map_err(|source| failed("make directory", &place, source))?;
+        self.held.extend(super::place::hold(&place)?);
+        Ok(())
     }
 
     fn claim_directory(&self) -> Result<(), RestoreError> {

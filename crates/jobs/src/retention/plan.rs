@@ -130,7 +130,7 @@ pub fn plan(inventory: &Inventory, policy: &Policy, now: Timestamp) -> Plan {
 }
 
 fn is_good(backup: &Backup) -> bool {
-    backup.facts.damaged_pages == 0
+    backup.facts.is_good()
 }
 
 fn keep_by_count(inventory: &Inventory, count: u32, keep: &mut impl FnMut(&Backup, KeepReason)) {

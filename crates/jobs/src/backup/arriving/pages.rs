@@ -11,7 +11,7 @@ use lifeboat_units::Work;
 use super::cut::{PartTask, SmallFile, Task};
 use super::suspects::Suspect;
 use crate::backup::error::BackupError;
-use crate::backup::table::Stretch;
+use crate::backup::table::{Stretch, Swept};
 use crate::backup::worker::Shared;
 
 /// What came of one part of a file.
@@ -47,6 +47,7 @@ struct Writing {
     sent_done: usize,
     arrived_bytes: u64,
     suspects: Vec<Suspect>,
+    swept: Swept,
 }
 
 impl<'a> Worker<'a> {
@@ -117,7 +118,14 @@ impl<'a> Worker<'a> {
             Some(_) => (self.arrival.shared.earlier(part.previous.as_ref())?, false),
         };
         let writer = PartWriter::with_previous(previous, refresh);
-        Ok(Writing { part, writer, sent_done: 0, arrived_bytes: 0, suspects: Vec::new() })
+        Ok(Writing {
+            part,
+            writer,
+            sent_done: 0,
+            arrived_bytes: 0,
+            suspects: Vec::new(),
+            swept: Swept::default(),
+        })
     }
 }
 
@@ -148,6 +156,11 @@ impl Writing {
                     self.check(worker.arrival, page, first_page);
                 }
             }
+            if looked.is_zero() && looked.is_same() {
+                let within = self.within();
+                let still = shared.lost.still(&self.part.file.path, within..within + 1);
+                self.swept.add_faults(still);
+            }
             self.writer.add_looked(&mut worker.extents, page, is_page, looked)?;
         }
         self.arrived_bytes += bytes.len() as u64;
@@ -172,9 +185,14 @@ impl Writing {
         }
     }
 
-    fn check(&mut self, arrival: &Arrival<'_>, page: &[u8], first_page: u32) {
+    /// Number of the next page within the file.
+    fn within(&self) -> u32 {
         let part_first = self.part.number * u64::from(lifeboat_repo::PART_PAGES);
-        let within = (part_first + u64::from(self.writer.pages())) as u32;
+        (part_first + u64::from(self.writer.pages())) as u32
+    }
+
+    fn check(&mut self, arrival: &Arrival<'_>, page: &[u8], first_page: u32) {
+        let within = self.within();
         let format = arrival.shared.format;
         let verdict = format.check(first_page.wrapping_add(within), page);
         if !verdict.is_damage() {
@@ -202,6 +220,7 @@ impl Writing {
             bytes: self.part.bytes,
             pages_new: self.writer.pages_new(),
             read_bytes: self.arrived_bytes,
+            swept: self.swept,
             ..Stretch::default()
         };
         (Done { part: self.part, stretch, suspects: self.suspects }, self.writer)
