@@ -84,6 +84,9 @@ pub struct Reading {
     pub faults: Vec<DamagedPage>,
     /// How many such pages there were.
     pub faulty_pages: u64,
+    /// How many of them were zeros: no backup from this one on has them as they were.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub lost_pages: u64,
     /// For every backup that stored pages of this one, itself among them: where it ended. A page
     /// that says it changed after that is not the page that was stored.
     pub stops: BTreeMap<BackupId, Lsn>,
@@ -101,6 +104,10 @@ pub enum Way {
     Hints,
 }
 
+fn is_none(number: &u64) -> bool {
+    *number == 0
+}
+
 /// Damaged pages beyond this number are counted and not listed.
 pub const DAMAGE_LISTED_MAX: usize = 1000;
 
@@ -111,10 +118,14 @@ impl BackupFacts {
         self.proven && self.identity.checksums == identity.checksums
     }
 
-    /// Whether nothing was found to be wrong with its pages.
+    /// How many pages are known to be lost.
+    pub fn lost_pages(&self) -> u64 {
+        self.reading.as_ref().map_or(0, |reading| reading.lost_pages)
+    }
+
+    /// Whether no page is known to be damaged or lost.
     pub fn is_good(&self) -> bool {
-        let faulty = self.reading.as_ref().map_or(0, |reading| reading.faulty_pages);
-        self.damaged_pages == 0 && faulty == 0
+        self.damaged_pages == 0 && self.lost_pages() == 0
     }
 
     /// The facts in a manifest.

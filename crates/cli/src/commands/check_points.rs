@@ -335,7 +335,7 @@ fn newest_backup(app: &App, opened: &Opened) -> Result<Point, CliError> {
         return Ok(Point::failed(NAME, found, format!("lifeboat show {newest}")));
     }
     if !facts.is_good() {
-        let found = format!("{newest}, {age} old, with pages that changed or were lost unseen");
+        let found = format!("{newest}, {age} old, with {} lost pages", facts.lost_pages());
         return Ok(Point::failed(NAME, found, format!("lifeboat show {newest}")));
     }
     Ok(Point::good(NAME, format!("{newest}, {age} old")))

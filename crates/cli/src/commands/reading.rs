@@ -30,5 +30,7 @@ pub(crate) fn faults(page: &mut Page, reading: Option<&Reading>) {
         page.line(format!("  {} page {}: {}", fault.path, fault.page, fault.what));
     }
     page.line("  this backup read everything instead, and so will the next one");
-    page.line("  no earlier good backup is expired because of this one");
+    if reading.lost_pages > 0 {
+        page.line("  no earlier good backup is expired because of this one");
+    }
 }

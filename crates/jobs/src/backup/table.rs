@@ -44,13 +44,16 @@ pub struct Swept {
     pub faults: Vec<DamagedPage>,
     /// How many of those.
     pub faulty: u64,
+    /// How many of these are zeros now.
+    pub lost: u64,
 }
 
 impl Swept {
-    /// Counts pages that must not be as they are.
+    /// Counts pages that were found lost before, and still are.
     pub fn add_faults(&mut self, faults: impl Iterator<Item = DamagedPage>) {
         for fault in faults {
             self.faulty += 1;
+            self.lost += 1;
             if self.faults.len() < DAMAGE_LISTED_MAX {
                 self.faults.push(fault);
             }
@@ -61,6 +64,7 @@ impl Swept {
         self.pages += more.pages;
         self.hint_only += more.hint_only;
         self.faulty += more.faulty;
+        self.lost += more.lost;
         let room = DAMAGE_LISTED_MAX.saturating_sub(self.faults.len());
         self.faults.extend(more.faults.into_iter().take(room));
     }

@@ -77,6 +77,7 @@ impl Chosen {
             hint_only_pages: swept.hint_only,
             faults: swept.faults,
             faulty_pages: swept.faulty,
+            lost_pages: swept.lost,
             stops,
         }
     }

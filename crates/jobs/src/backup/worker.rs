@@ -311,6 +311,7 @@ impl Reading<'_> {
             let swept = &mut self.writing.stretch.swept;
             swept.pages += pages;
             swept.faulty += u64::from(differ);
+            swept.lost += u64::from(differ);
             if differ > 0 {
                 let (path, first) = (self.file.path.clone(), (offset / page) as u32);
                 let what = format!("{differ} of the {pages} pages from here on became a hole");
@@ -388,6 +389,7 @@ impl Reading<'_> {
             Difference::HintOnly => stretch.swept.hint_only += 1,
             Difference::Fault(what) => {
                 stretch.swept.faulty += 1;
+                stretch.swept.lost += u64::from(shared.format.changed_at(page).is_none());
                 if stretch.swept.faults.len() < DAMAGE_LISTED_MAX {
                     let path = path.clone();
                     stretch.swept.faults.push(DamagedPage { path, page: within, what });

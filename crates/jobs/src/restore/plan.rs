@@ -411,12 +411,11 @@ impl<'a> Planner<'a> {
                 chosen.backup.id()
             ));
         }
-        let faulty = facts.reading.as_ref().map_or(0, |reading| reading.faulty_pages);
-        if faulty > 0 {
+        let lost = facts.lost_pages();
+        if lost > 0 {
             self.notes.push(format!(
-                "pages of this backup that had changed or were lost although nothing in the WAL says \
-                 so: {faulty}; `lifeboat show {}` lists them, and an earlier backup may have them as \
-                 they were",
+                "pages of this backup that were lost although nothing in the WAL says so: {lost}; \
+                 `lifeboat show {}` lists them, and an earlier backup may have them as they were",
                 chosen.backup.id()
             ));
         }

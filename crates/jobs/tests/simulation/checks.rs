@@ -177,7 +177,14 @@ impl Simulation {
         let plan = retention::plan(&inventory, &rule, self.world.clock.now());
         locked(&self.model).expire(&inventory, &rule, &plan);
         retention::apply(&self.world.ports(), &plan).expect("retention is applied");
-        assert_eq!(self.world.cluster.backups().unwrap(), [first.id, second.id]);
+        let kept = self.world.cluster.backups().unwrap();
+        let newest = inventory.backups.iter().rev().take(2);
+        if newest.filter(|backup| backup.facts.is_good()).count() == 2 {
+            assert_eq!(kept, [first.id, second.id]);
+        } else {
+            // A server that lies of its zero pages seems to have lost them: good ones stay.
+            assert!(kept.ends_with(&[first.id, second.id]), "{kept:?}");
+        }
         let report = self.verify();
         assert_eq!(report.counts.waste_packs, 0, "{report:#?}");
         self.check_backups(usize::MAX);
