@@ -7,6 +7,8 @@ use std::ops::Range;
 use lifeboat_engine::{ChangeMap, Changed, Content, Lsn, PageFormat, SourceFile};
 use lifeboat_repo::{BackupId, FileEntry, PART_PAGES};
 
+use super::lost::LOST;
+
 /// A rotating share of all parts of page maps.
 ///
 /// The parts that are due depend on path, part and counter alone, so whatever failed, vanished or
@@ -146,9 +148,7 @@ impl Guide {
             ))
         };
         match format.changed_at(page) {
-            None => Difference::Fault(
-                "it was lost: all zeros now, and nothing in the WAL says why".to_owned(),
-            ),
+            None => Difference::Fault(LOST.to_owned()),
             Some(at) if at > self.to => Difference::Later,
             Some(at) if at > self.from => missed(at),
             // Initialised, and never logged since.

@@ -6,16 +6,22 @@ use std::ops::Range;
 
 use crate::facts::{BackupFacts, DamagedPage};
 
+/// What is said of such a page. A later backup knows by these words what a fault was.
+pub const LOST: &str = "it was lost: all zeros now, and nothing in the WAL says why";
+/// What is said of the first of several, at the end.
+pub const HOLE: &str = "pages from here on became a hole";
+
 /// Such pages, by file and number.
 #[derive(Debug, Default)]
 pub struct LostPages(BTreeMap<String, BTreeMap<u32, String>>);
 
 impl LostPages {
-    /// What the sweep of the earlier backup, or of one before it, found. Which of them were lost,
-    /// and not only missed in what the server told, shows when they are zeros still.
+    /// What the sweep of the earlier backup, or of one before it, found lost, and not only missed in
+    /// what the server told.
     pub fn of(earlier: &BackupFacts) -> Self {
         let mut all = Self::default();
-        for fault in earlier.reading.iter().flat_map(|reading| &reading.faults) {
+        let faults = earlier.reading.iter().flat_map(|reading| &reading.faults);
+        for fault in faults.filter(|fault| fault.what == LOST || fault.what.ends_with(HOLE)) {
             let file = all.0.entry(fault.path.clone()).or_default();
             file.insert(fault.page, fault.what.clone());
         }

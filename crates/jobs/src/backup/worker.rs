@@ -16,7 +16,7 @@ use rustix::fs::SeekFrom;
 
 use super::error::BackupError;
 use super::guide::{Difference, Guide, Plan};
-use super::lost::LostPages;
+use super::lost::{HOLE, LostPages};
 use super::table::Stretch;
 use super::tasks::{PartTask, SmallFile, Task, part_sizes};
 use crate::facts::{DAMAGE_LISTED_MAX, DamagedPage};
@@ -314,7 +314,7 @@ impl Reading<'_> {
             swept.lost += u64::from(differ);
             if differ > 0 {
                 let (path, first) = (self.file.path.clone(), (offset / page) as u32);
-                let what = format!("{differ} of the {pages} pages from here on became a hole");
+                let what = format!("{differ} of the {pages} {HOLE}");
                 swept.faults.push(DamagedPage { path, page: first, what });
             }
         }
