@@ -111,7 +111,8 @@ impl<'a> Standby<'a> {
     }
 
     /// Starts a backup that takes its time over what is new, and holds it once it is in backup mode,
-    /// before it has read everything. There must be megabytes that are new. What `meanwhile` does happens then; gives how the backup ended.
+    /// before it has read everything. There must be megabytes that are new. What `meanwhile` does
+    /// happens then; gives how the backup ended.
     #[track_caller]
     pub fn interrupted_backup(&self, meanwhile: impl FnOnce()) -> Ran {
         // What it asks for last before it copies; before backup mode it never rests there.

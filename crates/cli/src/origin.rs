@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use lifeboat_engine::Origin;
+use lifeboat_engine::{Engine, Origin, RecoveryMark};
 use lifeboat_postgres::live::backup::{OriginOptions, PostgresOrigin};
 use lifeboat_postgres::live::conninfo::{Conninfo, Wanted};
 use lifeboat_postgres::live::error::LiveError;
@@ -80,7 +80,7 @@ pub(crate) fn connect_far(app: &App) -> Result<RemoteOrigin, CliError> {
 
 fn local(app: &App, origin: Box<PostgresOrigin>) -> Result<Found, CliError> {
     if origin.is_standby() {
-        if recovers_only(origin.data_directory()) {
+        if recovers_only(&app.engine()?, origin.data_directory()) {
             let help = "wait until it is promoted (`restore --start` waits), then take the backup";
             return Err(usage(RECOVERS, help).into());
         }
@@ -93,12 +93,8 @@ fn local(app: &App, origin: Box<PostgresOrigin>) -> Result<Found, CliError> {
 pub(crate) const RECOVERS: &str = "the server still recovers, as one that was restored does";
 
 /// Whether a server that replays WAL is on its way to a promotion, and no standby.
-///
-/// Source: `readRecoverySignalFile` in PostgreSQL `src/backend/access/transam/xlogrecovery.c`:
-/// `standby.signal` goes before `recovery.signal`.
-pub(crate) fn recovers_only(data_directory: &Path) -> bool {
-    let has = |name: &str| data_directory.join(name).exists();
-    has("recovery.signal") && !has("standby.signal")
+pub(crate) fn recovers_only(engine: &dyn Engine, data_directory: &Path) -> bool {
+    engine.recovery_mark(data_directory) == Some(RecoveryMark::Once)
 }
 
 fn remote(app: &App, why: Option<String>) -> Result<Found, CliError> {
@@ -122,20 +118,4 @@ fn say_standby(app: &App, trouble: Option<&str>) -> Result<(), CliError> {
         ));
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_recovers_only_is_told_by_its_signal_files() {
-        let directory = tempfile::tempdir().unwrap();
-        let recovers = || recovers_only(directory.path());
-        assert!(!recovers(), "a primary");
-        std::fs::write(directory.path().join("recovery.signal"), "").unwrap();
-        assert!(recovers());
-        std::fs::write(directory.path().join("standby.signal"), "").unwrap();
-        assert!(!recovers(), "a standby");
-    }
 }

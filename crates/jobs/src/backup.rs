@@ -27,7 +27,7 @@ use lifeboat_repo::{BackupId, BackupWriter, Compression, Fact, Lease, Manifest, 
 use lifeboat_units::{Note, Stage, Timestamp, Work};
 use serde::Serialize;
 
-use crate::facts::{BackupFacts, DamagedPage, Reading, StoredFile};
+use crate::facts::{BackupFacts, DamagedPage, Reading, StoredFile, Way};
 use crate::ports::Ports;
 use crate::succession;
 use crate::wal;
@@ -140,10 +140,12 @@ fn under_lease(
             take_stream(ports, origin, settings, lease, what, (&start, streamed, offered))?
         }
     };
-    let Taken { finished, table, directories, tablespaces, control, stop, way, all_read } = taken;
+    let Taken { finished, table, directories, tablespaces, control, stop, way } = taken;
     wait_for_wal(ports, origin, &identity, (&start, &stop), settings)?;
-    let proven = table.is_proven() && (all_read || proven_before);
+    let all_right = table.is_proven();
     let reading = way.reading(table.swept, &table.usage.sessions, (id, stop.lsn));
+    // What the server gave hints of was in part taken over unread.
+    let proven = all_right && (reading.way != Way::Hints || proven_before);
     let facts = BackupFacts {
         engine: ports.engine.name().to_owned(),
         server_version,
@@ -329,8 +331,6 @@ struct Taken {
     control: GeneratedFile,
     stop: BackupStop,
     way: Chosen,
-    /// Every page was read, none taken over unread.
-    all_read: bool,
 }
 
 impl Copy<'_> {
@@ -379,7 +379,6 @@ fn take_files(
     ports.progress.stage(Stage::Copying, Some(Work::Bytes(total)));
     let writer = what.writer(ports, settings)?;
     let guided = Copy { guide: way.guide.as_ref(), ..what };
-    let mut all_read = guided.guide.is_none();
     let mut table = {
         let housekeeping = housekeeping(ports, origin, lease);
         collect::collect(ports, &writer, (&guided, &listing), settings.jobs, housekeeping)?
@@ -393,7 +392,6 @@ fn take_files(
             found.faulty
         )));
         way.distrust();
-        all_read = true;
         ports.progress.stage(Stage::Copying, Some(Work::Bytes(total)));
         let housekeeping = housekeeping(ports, origin, lease);
         table = collect::collect(ports, &writer, (&what, &listing), settings.jobs, housekeeping)?;
@@ -406,7 +404,7 @@ fn take_files(
     ports.progress.stage(Stage::ServerBackupMode, None);
     let stop = origin.stop()?;
     let Listing { directories, tablespaces, .. } = listing;
-    Ok(Taken { finished, table, directories, tablespaces, control, stop, way, all_read })
+    Ok(Taken { finished, table, directories, tablespaces, control, stop, way })
 }
 
 /// Takes what the server sends, on threads.
@@ -452,6 +450,5 @@ fn take_stream(
     let StreamEnd { control, stop: lsn, timeline, generated: files } = end;
     origin.stream_ended(lsn)?;
     let stop = BackupStop { lsn, timeline, at: origin.server_time()?, files };
-    let all_read = !differences;
-    Ok(Taken { finished, table, directories, tablespaces, control, stop, way, all_read })
+    Ok(Taken { finished, table, directories, tablespaces, control, stop, way })
 }

@@ -160,7 +160,8 @@ fn a_damaged_page_that_stays_so_is_reported_by_file_and_page_and_one_that_change
     assert!(content(&world, report.id) == *lock(&world.server).files());
 }
 
-/// How many pages the next backup, which reads all of them, checks, if pages of which this is true look damaged.
+/// How many pages the next backup, which reads all of them, checks, if pages of which this is true
+/// look damaged.
 fn checked(world: &World, damaged: impl Fn(&[u8]) -> bool + Send + Sync + 'static) -> u64 {
     let checks = Arc::new(AtomicU64::new(0));
     let count = Arc::clone(&checks);

@@ -114,7 +114,7 @@ fn here(
         return Ok(()); // the rest needs what a backup needs
     }
     if origin.is_standby() {
-        points.push(match origin::recovers_only(origin.data_directory()) {
+        points.push(match origin::recovers_only(&opened.engine, origin.data_directory()) {
             true => Point::failed("standby", origin::RECOVERS, "wait until it is promoted"),
             false => standby(facts, origin.primary_trouble()),
         });

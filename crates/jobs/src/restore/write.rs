@@ -162,7 +162,7 @@ impl<'a> Writing<'a> {
         std::iter::once(self.into.as_path()).chain(tablespaces)
     }
 
-    /// Keeps other restores out: one that was started again while the first still runs would take
+    /// Makes sure that a directory is there, and keeps other restores out: one that was started again while the first still runs would take
     /// its directory for an unfinished one.
     fn hold(&mut self, place: PathBuf) -> Result<(), RestoreError> {
         DirBuilder::new()
@@ -219,11 +219,6 @@ impl<'a> Writing<'a> {
 
     /// Makes a directory ours: it is marked before anything in it is changed.
     fn claim(&self, place: &Path) -> Result<(), RestoreError> {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(place)
-            .map_err(|source| failed("make directory", place, source))?;
         self.owner.give_path(place).map_err(|source| failed("give away", place, source))?;
         self.write_file(&place.join(RESTORING_MARK), self.mark.as_bytes(), 0o600)?;
         sync_directory(place)
