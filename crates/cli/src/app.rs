@@ -6,9 +6,9 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use lifeboat_jobs::Ports;
 use lifeboat_jobs::wal::RECOVERY_KEY_FILE;
 use lifeboat_jobs::wal::push::ack::{Errand, Settings as PushWords, Target};
+use lifeboat_jobs::{Ports, log_transforms};
 use lifeboat_postgres::engine::PostgresEngine;
 use lifeboat_postgres::live::backup::{OriginOptions, PostgresOrigin};
 use lifeboat_postgres::live::cluster::{Account, Places};
@@ -128,9 +128,12 @@ impl App {
         let id = identify(store.as_ref())?;
         let keyring = self.keyring(store.as_ref(), id, access)?;
         let repository = Repository::open(store, keyring, Arc::new(SystemEntropy))?;
+        let engine = self.engine()?;
         Ok(Opened {
-            cluster: repository.cluster(settings.cluster.clone()),
-            engine: self.engine()?,
+            cluster: repository
+                .cluster(settings.cluster.clone())
+                .with_log_transforms(log_transforms(&engine)),
+            engine,
             progress: Terminal::new(!self.global.quiet && !self.global.json),
         })
     }

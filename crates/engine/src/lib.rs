@@ -7,7 +7,8 @@
 //! | [`history`] | [`Ancestry`]: which timeline descends from which, and where |
 //! | [`identity`] | [`ClusterIdentity`]: whose data these are and how they are laid out |
 //! | [`listing`] | what a backup copies: [`Listing`], [`SourceFile`] |
-//! | [`pages`] | [`PageFormat`]: check a page, reshape pages for compression |
+//! | [`pages`] | [`PageFormat`]: check a page |
+//! | [`transform`] | [`Transform`]: reshape pages or log for compression |
 //! | [`origin`] | [`Origin`]: a running server, as a backup sees it |
 //! | [`stream`] | a backup that arrives file by file: [`FileStream`] |
 //! | [`source`] | [`LogSource`]: a server that streams its log to a receiver |
@@ -25,6 +26,7 @@ pub mod pages;
 pub mod recovery;
 pub mod source;
 pub mod stream;
+pub mod transform;
 
 pub use changes::{ChangeMap, Changed, Changes, Since};
 pub use error::EngineError;
@@ -33,10 +35,11 @@ pub use identity::{ClusterIdentity, SystemId};
 pub use listing::{Content, Directory, Listing, SourceFile, Tablespace};
 pub use log::{LogFile, LogNameError, Lsn, SegmentName, SegmentNo, SegmentSize, TimelineId};
 pub use origin::{BackupStart, BackupStop, GeneratedFile, Origin, SegmentSwitch, Source};
-pub use pages::{PageFormat, PageTransform, PageVerdict, TransformError};
+pub use pages::{PageFormat, PageVerdict};
 pub use recovery::{
     Engine, Landing, LogFacts, LogFollower, RecoveryMark, RecoveryMode, RecoverySettings,
     RecoveryTarget, RestorePoint, StartRequest, TargetState,
 };
 pub use source::{LogSource, SlotState, SourceError, SourceEvent, SourceIdentity};
 pub use stream::{Arriving, Earlier, EarlierFile, FileStream, Sent, StreamEnd, Streamed};
+pub use transform::{Transform, TransformError};

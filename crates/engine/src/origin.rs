@@ -30,8 +30,9 @@ pub trait Origin: Send {
     /// Makes sure that the current segment gets finished and handed to the archiver, and says
     /// which it was. Used to prove that archiving works.
     fn switch_segment(&mut self) -> Result<SegmentSwitch, EngineError>;
-    /// Why the archiver failed last, if it did, in the server's words: segment and time.
-    fn archiver_failure(&mut self) -> Result<Option<String>, EngineError>;
+    /// Why a segment that is awaited may not arrive, as far as the server knows: how its archiver failed
+    /// last, or that it counts the segment as archived.
+    fn archiver_failure(&mut self, awaited: SegmentName) -> Result<Option<String>, EngineError>;
     /// Enters backup mode; returns when the data directory may be copied.
     fn start(&mut self, label: &str) -> Result<BackupStart, EngineError>;
     /// Lists what to copy. Only after `start`.

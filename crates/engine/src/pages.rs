@@ -1,4 +1,4 @@
-//! Checking a page, and reshaping pages so that they compress well.
+//! Checking a page.
 
 use crate::log::Lsn;
 
@@ -43,27 +43,3 @@ pub trait PageFormat: Send + Sync {
         None
     }
 }
-
-/// A reversible reordering of the bytes of whole pages.
-///
-/// Law: `join(split(x)) == x` for every `x`, damaged and random pages included. `split` may
-/// decline by returning false where it would not help.
-pub trait PageTransform: Send + Sync {
-    /// Number of this transform in the repository format; never re-used for another.
-    fn id(&self) -> u8;
-    /// Appends the reordered form of `pages` to `out`; false (and `out` unchanged) to decline.
-    ///
-    /// - Shape: `pages` is a whole number of pages, at least one.
-    fn split(&self, pages: &[u8], out: &mut Vec<u8>) -> bool;
-    /// Appends the original bytes to `out`.
-    ///
-    /// - `length` is the number of bytes that must come out; the caller has bounded it.
-    /// - Errors when `split` is no output of [`PageTransform::split`]; never panics, and never
-    ///   allocates more than a small multiple of `length`.
-    fn join(&self, split: &[u8], length: usize, out: &mut Vec<u8>) -> Result<(), TransformError>;
-}
-
-/// The bytes are not what [`PageTransform::split`] writes.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("reordered pages cannot be put back in order: {0}")]
-pub struct TransformError(pub &'static str);

@@ -12,7 +12,8 @@ use crate::identity::{ClusterIdentity, SystemId};
 use crate::listing::Tablespace;
 use crate::log::{LogFile, Lsn, SegmentName, SegmentSize, TimelineId};
 use crate::origin::GeneratedFile;
-use crate::pages::{PageFormat, PageTransform};
+use crate::pages::PageFormat;
+use crate::transform::Transform;
 
 /// What an engine knows without a running server.
 pub trait Engine: Send + Sync {
@@ -22,7 +23,11 @@ pub trait Engine: Send + Sync {
     fn page_format(&self, identity: &ClusterIdentity) -> Box<dyn PageFormat>;
     /// Every transform that a repository may hold for pages of this size, newest first; the
     /// first is the one to write.
-    fn page_transforms(&self, page_bytes: u32) -> Vec<Box<dyn PageTransform>>;
+    fn page_transforms(&self, page_bytes: u32) -> Vec<Box<dyn Transform>>;
+    /// The same for files of the log. An engine whose log is stored as it is has none.
+    fn log_transforms(&self) -> Vec<Box<dyn Transform>> {
+        Vec::new()
+    }
     /// Reads a timeline's history file (`00000002.history`).
     fn parse_history(&self, timeline: TimelineId, bytes: &[u8]) -> Result<Ancestry, EngineError>;
     /// The identity that a segment's first page tells: system identifier and segment size.

@@ -265,7 +265,7 @@ fn see_arrive(
     not_cancelled(ports)?;
     let left = settings.archive_timeout - patience;
     if !left.is_zero() {
-        let why = origin.archiver_failure()?.map(|failure| format!(": {failure}"));
+        let why = origin.archiver_failure(segment)?.map(|failure| format!(": {failure}"));
         ports.progress.warn(&Note::new(format!(
             "WAL segment {segment} is not in the repository yet{}; it has {} more seconds",
             why.unwrap_or_default(),
@@ -277,7 +277,8 @@ fn see_arrive(
         not_cancelled(ports)?;
     }
     let waited = settings.archive_timeout;
-    Err(BackupError::NotArchived { segment, waited, failure: origin.archiver_failure()? })
+    let failure = origin.archiver_failure(segment)?;
+    Err(BackupError::NotArchived { segment, waited, failure })
 }
 
 /// Waiting ends early where the operator stopped it.

@@ -22,4 +22,4 @@ pub mod succession;
 pub mod verify;
 pub mod wal;
 
-pub use ports::Ports;
+pub use ports::{Ports, log_transforms};

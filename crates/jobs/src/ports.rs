@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use lifeboat_engine::{Engine, PageTransform};
+use lifeboat_engine::{Engine, Transform};
 use lifeboat_repo::{Cluster, Reorder, Transforms};
 use lifeboat_units::{Cancel, Clock, Progress};
 
@@ -24,15 +24,21 @@ pub struct Ports<'a> {
 impl Ports<'_> {
     /// The engine's page transforms, as the repository wants them.
     pub fn transforms(&self, page_bytes: u32) -> Transforms {
-        let list = self.engine.page_transforms(page_bytes);
-        Transforms::new(
-            list.into_iter().map(|t| Arc::new(Adapter(t)) as Arc<dyn Reorder>).collect(),
-        )
+        transforms(self.engine.page_transforms(page_bytes))
     }
 }
 
+/// The engine's transforms of log files, as a cluster of the repository wants them.
+pub fn log_transforms(engine: &dyn Engine) -> Transforms {
+    transforms(engine.log_transforms())
+}
+
+fn transforms(list: Vec<Box<dyn Transform>>) -> Transforms {
+    Transforms::new(list.into_iter().map(|t| Arc::new(Adapter(t)) as Arc<dyn Reorder>).collect())
+}
+
 /// An engine's transform with the repository's face: the two crates do not know each other.
-struct Adapter(Box<dyn PageTransform>);
+struct Adapter(Box<dyn Transform>);
 
 impl Reorder for Adapter {
     fn id(&self) -> u8 {
@@ -43,7 +49,7 @@ impl Reorder for Adapter {
         self.0.split(raw, out)
     }
 
-    fn join(&self, split: &[u8], length: usize, out: &mut Vec<u8>) -> Result<(), String> {
-        self.0.join(split, length, out).map_err(|e| e.to_string())
+    fn join(&self, split: &[u8], out: &mut [u8]) -> Result<(), String> {
+        self.0.join(split, out).map_err(|e| e.to_string())
     }
 }

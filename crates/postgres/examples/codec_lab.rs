@@ -11,7 +11,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use lifeboat_engine::PageTransform;
+use lifeboat_engine::Transform;
 use lifeboat_postgres::page::{HEADER_BYTES, PageHeader};
 use lifeboat_postgres::transform::SplitPages;
 use zstd::bulk::{Compressor, Decompressor};
@@ -100,9 +100,9 @@ fn split_speed(files: &[Vec<u8>], pages: usize) -> (f64, f64) {
         let done = transform.split(extent, &mut split);
         there += start.elapsed();
         if done {
-            joined.clear();
+            joined.resize(extent.len(), 0);
             let start = Instant::now();
-            transform.join(&split, extent.len(), &mut joined).expect("our own");
+            transform.join(&split, &mut joined).expect("our own");
             back += start.elapsed();
             assert!(joined == extent, "a page did not come back as it was");
             bytes += extent.len();
@@ -203,9 +203,9 @@ impl Codec {
                     lz4_flex::block::decompress_into(&stored, &mut plain)?;
                 }
             }
-            restored.clear();
+            restored.resize(extent.len(), 0);
             if is_split {
-                transform.join(&plain, extent.len(), &mut restored)?;
+                transform.join(&plain, &mut restored)?;
             }
             measure.restore += start.elapsed();
             let result = if is_split { &restored } else { &plain };

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use lifeboat_engine::{
     Ancestry, ClusterIdentity, Engine, EngineError, GeneratedFile, Landing, LogFacts, LogFile,
-    LogFollower, Lsn, PageFormat, PageTransform, RecoveryMark, RecoveryMode, RecoverySettings,
-    SegmentName, SegmentSize, StartRequest, SystemId, Tablespace, TargetState, TimelineId,
+    LogFollower, Lsn, PageFormat, RecoveryMark, RecoveryMode, RecoverySettings, SegmentName,
+    SegmentSize, StartRequest, SystemId, Tablespace, TargetState, TimelineId, Transform,
 };
 use lifeboat_units::{Progress, Timestamp};
 
@@ -19,7 +19,7 @@ use crate::live::cluster::{
     Account, Binaries, Cluster, ClusterError, Places, StopMode, running_postmaster,
 };
 use crate::live::recover::Recovery;
-use crate::{facts, history, page, recovery_conf, tablespace_map, transform, wal};
+use crate::{facts, history, log_transform, page, recovery_conf, tablespace_map, transform, wal};
 
 /// Lies in a directory while a restore writes it, and is removed at the very end.
 pub const RESTORING_MARK: &str = "lifeboat.restoring";
@@ -69,8 +69,12 @@ impl Engine for PostgresEngine {
         Box::new(page::PgPageFormat::of(identity))
     }
 
-    fn page_transforms(&self, page_bytes: u32) -> Vec<Box<dyn PageTransform>> {
+    fn page_transforms(&self, page_bytes: u32) -> Vec<Box<dyn Transform>> {
         vec![Box::new(transform::SplitPages::new(page_bytes))]
+    }
+
+    fn log_transforms(&self) -> Vec<Box<dyn Transform>> {
+        vec![Box::new(log_transform::SplitRecords)]
     }
 
     fn parse_history(&self, timeline: TimelineId, bytes: &[u8]) -> Result<Ancestry, EngineError> {

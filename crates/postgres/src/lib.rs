@@ -6,6 +6,7 @@
 //! | [`control`] | [`control::ControlFile`]: `global/pg_control` |
 //! | [`page`] | [`page::PgPageFormat`]: checks a page |
 //! | [`transform`] | [`transform::SplitPages`]: reorders pages for compression |
+//! | [`log_transform`] | [`log_transform::SplitRecords`]: takes WAL records apart for compression |
 //! | [`wal`] | WAL segments and their records |
 //! | [`history`], [`label`] | timeline history files, `backup_label` |
 //! | [`facts`] | [`facts::log_facts`]: commits and restore points in a segment |
@@ -25,6 +26,7 @@ pub mod facts;
 pub mod history;
 pub mod label;
 pub mod live;
+pub mod log_transform;
 pub mod page;
 pub mod recovery_conf;
 pub mod scan;

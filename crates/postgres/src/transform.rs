@@ -9,7 +9,7 @@ mod join;
 mod shape;
 mod split;
 
-use lifeboat_engine::{PageTransform, TransformError};
+use lifeboat_engine::{Transform, TransformError};
 
 /// Number of this transform in the repository format.
 const ID: u8 = 1;
@@ -36,7 +36,7 @@ impl SplitPages {
     }
 }
 
-impl PageTransform for SplitPages {
+impl Transform for SplitPages {
     fn id(&self) -> u8 {
         ID
     }
@@ -48,11 +48,10 @@ impl PageTransform for SplitPages {
             && split::split(self.page_bytes, pages, out)
     }
 
-    fn join(&self, split: &[u8], length: usize, out: &mut Vec<u8>) -> Result<(), TransformError> {
-        if !self.page_size_is_possible() || !length.is_multiple_of(self.page_bytes) {
+    fn join(&self, split: &[u8], out: &mut [u8]) -> Result<(), TransformError> {
+        if !self.page_size_is_possible() || !out.len().is_multiple_of(self.page_bytes) {
             return Err(TransformError("not a whole number of pages"));
         }
-        let before = out.len();
-        join::join(self.page_bytes, split, length, out).inspect_err(|_| out.truncate(before))
+        join::join(self.page_bytes, split, out)
     }
 }

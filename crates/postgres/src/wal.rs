@@ -13,9 +13,10 @@ use lifeboat_units::{Code, Explain, Retry};
 use crate::bytes::{u16_at, u32_at, u64_at};
 use crate::versions::{self, Version};
 
+pub(crate) use crc::crc32c;
 pub use reader::{Position, Reader, Tail};
 pub use record::Record;
-pub(crate) use record::{RM_XACT, RM_XLOG};
+pub(crate) use record::{HEADER_BYTES as RECORD_HEADER_BYTES, RM_XACT, RM_XLOG};
 
 /// `SizeOfXLogShortPHD` in `xlog_internal.h`: bytes before the records of most pages.
 pub const SHORT_HEADER_BYTES: usize = 24;
@@ -24,10 +25,10 @@ pub const SHORT_HEADER_BYTES: usize = 24;
 pub const LONG_HEADER_BYTES: usize = 40;
 
 /// `XLP_FIRST_IS_CONTRECORD` in `xlog_internal.h`: the page begins inside a record.
-const FIRST_IS_CONTRECORD: u16 = 0x0001;
+pub(crate) const FIRST_IS_CONTRECORD: u16 = 0x0001;
 
 /// `XLP_LONG_HEADER` in `xlog_internal.h`.
-const LONG_HEADER: u16 = 0x0002;
+pub(crate) const LONG_HEADER: u16 = 0x0002;
 
 /// `XLP_FIRST_IS_OVERWRITE_CONTRECORD` in `xlog_internal.h`: a record that was to continue
 /// here was never finished (a crash), and others follow in its place.

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use lifeboat_engine::Origin;
+use lifeboat_engine::{Origin, SegmentName, SegmentSize};
 use lifeboat_postgres::control::ControlFile;
 use lifeboat_postgres::live::backup::{OriginOptions, PostgresOrigin, read_control};
 use lifeboat_postgres::live::conninfo::Conninfo;
@@ -139,8 +139,8 @@ fn a_role_with_only_the_printed_grants_takes_a_backup() {
             assert_eq!(facts.data_directory().unwrap(), server.data_directory());
             let mut origin = PostgresOrigin::connect(conninfo(), OriginOptions::default()).unwrap();
             origin.identity().unwrap();
-            origin.switch_segment().unwrap();
-            origin.archiver_failure().unwrap();
+            let segment = origin.switch_segment().unwrap().segment;
+            origin.archiver_failure(segment).unwrap();
             origin.start("least").unwrap();
             origin.keep_alive().unwrap();
             assert!(!origin.listing().unwrap().files.is_empty());
@@ -189,7 +189,18 @@ fn a_switched_segment_arrives_in_the_archive() {
                 before = Some(segment);
                 wait_for("the segment", || archive.join(segment.to_string()).exists());
             }
-            assert_eq!(origin.archiver_failure().unwrap(), None);
+            let last = before.unwrap();
+            let said = |origin: &mut PostgresOrigin, awaited| {
+                origin.archiver_failure(awaited).unwrap().unwrap_or_default()
+            };
+            // The statistics come a little later than the file.
+            wait_for("the server's word", || {
+                said(&mut origin, last).contains("counts it as archived")
+            });
+            let size = SegmentSize::new(1 << 20).unwrap();
+            let next = last.number(size).unwrap().next();
+            let next = SegmentName::new(last.timeline, next, size);
+            assert_eq!(said(&mut origin, next), "", "of what is to come, nothing is said");
         },
     );
 }
@@ -202,10 +213,10 @@ fn a_failing_archiver_is_told_in_the_servers_words() {
         |b| b.archive_command("false"),
         |server| {
             let mut origin = origin(server);
-            origin.switch_segment().unwrap();
+            let segment = origin.switch_segment().unwrap().segment;
             let mut said = None;
             wait_for("a failure", || {
-                said = origin.archiver_failure().unwrap();
+                said = origin.archiver_failure(segment).unwrap();
                 said.is_some()
             });
             let said = said.unwrap();
@@ -213,7 +224,7 @@ fn a_failing_archiver_is_told_in_the_servers_words() {
             server.execute("ALTER SYSTEM SET archive_command = ''");
             server.execute("SELECT pg_reload_conf()");
             wait_for("the setting", || {
-                origin.archiver_failure().unwrap().is_some_and(|said| said.contains("empty"))
+                origin.archiver_failure(segment).unwrap().is_some_and(|said| said.contains("empty"))
             });
         },
     );

@@ -82,8 +82,9 @@ pub trait Reorder: Send + Sync {
     fn id(&self) -> u8;
     /// Appends the reordered bytes; false (and `out` unchanged) to decline.
     fn split(&self, raw: &[u8], out: &mut Vec<u8>) -> bool;
-    /// Appends the original bytes, exactly `length`; the text says what is wrong.
-    fn join(&self, split: &[u8], length: usize, out: &mut Vec<u8>) -> Result<(), String>;
+    /// Replaces the content of `out`, which is as long as the original, by the original bytes; the
+    /// text says what is wrong.
+    fn join(&self, split: &[u8], out: &mut [u8]) -> Result<(), String>;
 }
 
 /// Transforms by number.
@@ -110,6 +111,8 @@ const LZ4: u8 = 2;
 pub struct Compressor {
     policy: Compression,
     transform: Option<Arc<dyn Reorder>>,
+    /// Whether reordering pays before LZ4 too.
+    reorder_for_lz4: bool,
     zstd: zstd::bulk::Compressor<'static>,
     level: i32,
     split: Vec<u8>,
@@ -152,6 +155,7 @@ impl Compressor {
         Self {
             policy,
             transform: transforms.0.first().cloned(),
+            reorder_for_lz4: false,
             zstd: zstd::bulk::Compressor::new(level).expect("zstd has memory for a context"),
             level,
             split: Vec::new(),
@@ -160,7 +164,8 @@ impl Compressor {
         }
     }
 
-    /// A compressor for files of the log, which are never reordered.
+    /// A compressor for files of the log, with the first of the transforms for them. That one is for
+    /// every codec: what it leaves is less than half, and LZ4 is faster with it than without.
     ///
     /// `auto` is the cheapest level of zstd here, with matches from 5 bytes on instead of 7, because
     /// log records repeat short things, and with a table of 2^12 positions instead of 2^14, because
@@ -171,11 +176,13 @@ impl Compressor {
     /// | pgbench, full-page images | 2.82, 270 | 2.84, 445 | 2.88, 429 | 2.88, 470 | 2.86, 484 |
     /// | pgbench, hardly any | 10.16, 700 | 10.08, 1010 | 10.23, 990 | 10.22, 1090 | 10.09, 1100 |
     /// | COPY, documents, indexes | 5.55, 400 | 5.65, 633 | 5.66, 749 | 5.67, 854 | 5.66, 894 |
-    pub fn for_logs(policy: Compression) -> Self {
-        let mut made = match policy {
-            Compression::Auto => Self::new(Compression::Zstd(LEVEL_FAST), &Transforms::default()),
-            other => Self::new(other, &Transforms::default()),
+    pub fn for_logs(policy: Compression, transforms: &Transforms) -> Self {
+        let level = match policy {
+            Compression::Auto => Compression::Zstd(LEVEL_FAST),
+            other => other,
         };
+        let mut made = Self::new(level, transforms);
+        made.reorder_for_lz4 = true;
         if policy == Compression::Auto {
             for parameter in
                 [CParameter::MinMatch(LOG_MATCH_BYTES_MIN), CParameter::HashLog(LOG_HASH_LOG)]
@@ -188,14 +195,18 @@ impl Compressor {
 
     /// Appends an extent (head and payload) for `raw` to `out`.
     ///
-    /// - Shape: `raw` has at most [`EXTENT_BYTES_MAX`] bytes; `pages` says that it is made of
-    ///   whole pages, so that reordering can help.
-    pub fn compress(&mut self, raw: &[u8], pages: bool, out: &mut Vec<u8>) {
+    /// - Shape: `raw` has at most [`EXTENT_BYTES_MAX`] bytes; `reorder` says that it is what the
+    ///   transform is for, whole pages or a piece of a log file.
+    pub fn compress(&mut self, raw: &[u8], reorder: bool, out: &mut Vec<u8>) {
         assert!(raw.len() <= EXTENT_BYTES_MAX, "an extent is cut before it is compressed");
         let start = out.len();
         let mut split = std::mem::take(&mut self.split);
         split.clear();
-        let reorder = pages && matches!(self.policy, Compression::Auto | Compression::Zstd(_));
+        let reorder = match self.policy {
+            Compression::Auto | Compression::Zstd(_) => reorder,
+            Compression::Lz4 => reorder && self.reorder_for_lz4,
+            Compression::None => false,
+        };
         let transform = self
             .transform
             .as_ref()
@@ -339,28 +350,12 @@ impl Decompressor {
         if raw_len > EXTENT_BYTES_MAX {
             return Err(damaged("an extent is larger than extents can be"));
         }
-        if transform == 0 {
-            unpack_over(&mut self.zstd, codec, payload, raw_len, out).map_err(damaged)?;
-        } else {
-            out.clear();
-            let Some(reorder) = self.transforms.by_id(transform) else {
-                return Err(RepoError::damaged(
-                    object,
-                    format!(
-                        "an extent uses transform {transform}, which this program does not know"
-                    ),
-                ));
-            };
-            // A reordered extent may be a little longer than the pages.
-            let limit = raw_len + raw_len / 4 + 4096;
-            unpack_over(&mut self.zstd, codec, payload, limit, &mut self.split).map_err(damaged)?;
-            out.reserve(raw_len);
-            reorder.join(&self.split, raw_len, out).map_err(|why| damaged(&why))?;
-        }
-        if out.len() == raw_len { Ok(()) } else { Err(damaged("an extent has the wrong length")) }
+        // What is there is overwritten, and need not be zeroed again.
+        out.resize(raw_len, 0);
+        self.fill(object, codec, transform, payload, out)
     }
 
-    /// Fills `out` with the raw bytes of an extent that is exactly as long, and was not reordered.
+    /// Fills `out` with the raw bytes of an extent that is exactly as long.
     pub fn decompress_exactly(
         &mut self,
         object: &str,
@@ -372,30 +367,43 @@ impl Decompressor {
             return Err(damaged("an extent is shorter than its head"));
         };
         let [codec, transform, length @ ..] = *head;
-        if transform != 0 {
-            return Err(damaged("an extent was reordered that never is"));
-        }
         if u32::from_le_bytes(length) as usize != out.len() {
             return Err(damaged("an extent has the wrong length"));
         }
-        let filled = unpack(&mut self.zstd, codec, payload, out).map_err(damaged)?;
-        if filled == out.len() { Ok(()) } else { Err(damaged("an extent has the wrong length")) }
+        self.fill(object, codec, transform, payload, out)
     }
-}
 
-/// Replaces the content of `out` by what `payload` decompresses to, at most `limit` bytes.
-fn unpack_over(
-    zstd: &mut zstd::bulk::Decompressor<'static>,
-    codec: u8,
-    payload: &[u8],
-    limit: usize,
-    out: &mut Vec<u8>,
-) -> Result<(), &'static str> {
-    // What is there is overwritten, and need not be zeroed again.
-    out.resize(limit, 0);
-    let length = unpack(zstd, codec, payload, out)?;
-    out.truncate(length);
-    Ok(())
+    fn fill(
+        &mut self,
+        object: &str,
+        codec: u8,
+        transform: u8,
+        payload: &[u8],
+        out: &mut [u8],
+    ) -> Result<(), RepoError> {
+        let damaged = |what: &str| RepoError::damaged(object, what);
+        if transform == 0 {
+            let filled = unpack(&mut self.zstd, codec, payload, out).map_err(damaged)?;
+            return match filled == out.len() {
+                true => Ok(()),
+                false => Err(damaged("an extent has the wrong length")),
+            };
+        }
+        let Some(reorder) = self.transforms.by_id(transform) else {
+            return Err(damaged(&format!(
+                "an extent uses transform {transform}, which this program does not know"
+            )));
+        };
+        // What was reordered may be a little longer.
+        let limit = out.len() + out.len() / 4 + 4096;
+        // The scratch keeps its length: what is there is overwritten, and need not be zeroed again.
+        if self.split.len() < limit {
+            self.split.resize(limit, 0);
+        }
+        let split = &mut self.split[..limit];
+        let length = unpack(&mut self.zstd, codec, payload, split).map_err(damaged)?;
+        reorder.join(&split[..length], out).map_err(|why| damaged(&why))
+    }
 }
 
 /// Writes what `payload` decompresses to at the beginning of `out`, and gives its length.

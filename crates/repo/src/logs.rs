@@ -97,9 +97,9 @@ impl LogReader {
     }
 }
 
-impl Default for LogReader {
-    fn default() -> Self {
-        let decompressor = Decompressor::new(Transforms::default());
+impl LogReader {
+    fn new(transforms: &Transforms) -> Self {
+        let decompressor = Decompressor::new(transforms.clone());
         Self { decompressor, sealed: Vec::new(), content: Vec::new() }
     }
 }
@@ -112,9 +112,8 @@ pub struct LogWriter {
 }
 
 impl LogWriter {
-    /// Compresses in this way.
-    pub fn new(compression: Compression) -> Self {
-        Self { compressor: Compressor::for_logs(compression), object: Vec::new() }
+    fn new(compression: Compression, transforms: &Transforms) -> Self {
+        Self { compressor: Compressor::for_logs(compression, transforms), object: Vec::new() }
     }
 }
 
@@ -147,6 +146,16 @@ pub struct ArchivedLog {
 }
 
 impl Cluster {
+    /// Memory for reading this cluster's log files.
+    pub fn log_reader(&self) -> LogReader {
+        LogReader::new(self.log_transforms())
+    }
+
+    /// Memory for storing log files of this cluster, compressed in this way.
+    pub fn log_writer(&self, compression: Compression) -> LogWriter {
+        LogWriter::new(compression, self.log_transforms())
+    }
+
     /// Archives a log file.
     pub fn push_log(
         &self,
@@ -166,7 +175,7 @@ impl Cluster {
             Err(error) if error.is_not_found() => {}
             answer => return answer,
         }
-        let mut writer = LogWriter::new(compression);
+        let mut writer = self.log_writer(compression);
         let body = self.encode_log(place, content, &offered, &mut writer, archived_at, facts)?;
         match self.store().put(&key, body) {
             Ok(()) => self.stored(body),
@@ -218,7 +227,7 @@ impl Cluster {
         let mut pieces = Vec::new();
         for (number, piece) in content.chunks(PIECE_BYTES).enumerate() {
             let from = object.len();
-            compressor.compress(piece, false, object);
+            compressor.compress(piece, true, object);
             content_key.seal(BoxKind::Extent, number as u64, object, from);
             pieces.push((object.len() - from) as u32);
         }
@@ -300,7 +309,7 @@ impl Cluster {
     ///
     /// Errors: [`RepoError::is_not_found`] only when it is certainly not there.
     pub fn read_log(&self, place: &LogPlace) -> Result<(LogHead, Vec<u8>), RepoError> {
-        let mut reader = LogReader::default();
+        let mut reader = self.log_reader();
         let head = self.read_log_with(place, &mut reader)?;
         Ok((head, reader.content))
     }

@@ -6,6 +6,7 @@ use lifeboat_store::{Key, Store};
 use lifeboat_units::{Entropy, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use crate::codec::Transforms;
 use crate::crypt::{BoxKind, PageHasher, Scope, SealKey};
 use crate::error::RepoError;
 use crate::id::{BackupId, ClusterName, RepositoryId};
@@ -130,7 +131,7 @@ impl Repository {
     /// One cluster's part.
     pub fn cluster(&self, name: ClusterName) -> Cluster {
         let hasher = self.keyring.index.hasher(self.keyring.repository, &name);
-        Cluster { repository: self.clone(), name, hasher }
+        Cluster { repository: self.clone(), name, hasher, log_transforms: Transforms::default() }
     }
 
     /// Names of all clusters that have anything stored.
@@ -197,9 +198,21 @@ pub struct Cluster {
     repository: Repository,
     name: ClusterName,
     hasher: PageHasher,
+    log_transforms: Transforms,
 }
 
 impl Cluster {
+    /// Whose log files are reordered before compression: the first of these is written, any of them
+    /// can be read.
+    pub fn with_log_transforms(self, log_transforms: Transforms) -> Self {
+        Self { log_transforms, ..self }
+    }
+
+    /// How its log files are reordered.
+    pub fn log_transforms(&self) -> &Transforms {
+        &self.log_transforms
+    }
+
     /// Its name.
     pub fn name(&self) -> &ClusterName {
         &self.name

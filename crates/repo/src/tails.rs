@@ -8,7 +8,7 @@ use lifeboat_units::Timestamp;
 use crate::codec::Compression;
 use crate::error::RepoError;
 use crate::id::hex;
-use crate::logs::{LogHead, LogPlace, LogWriter, PushOutcome};
+use crate::logs::{LogHead, LogPlace, PushOutcome};
 use crate::repository::Cluster;
 
 /// Between the file's name and the bytes that a piece holds.
@@ -106,7 +106,7 @@ impl Cluster {
             return Err(RepoError::damaged(key.as_str(), "it is not as long as its name says"));
         }
         let offered = hex(&self.hasher().digest(content));
-        let mut writer = LogWriter::new(compression);
+        let mut writer = self.log_writer(compression);
         let body = self.encode_log(&object, content, &offered, &mut writer, archived_at, facts)?;
         // Not asked first, unlike a whole file: a piece is new nearly always, and a commit waits.
         match self.store().put(&key, body) {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use lifeboat_engine::{
     Ancestry, ClusterIdentity, Engine, EngineError, Landing, LogFacts, LogFile, Lsn, PageFormat,
-    PageTransform, PageVerdict, RecoverySettings, SegmentName, SegmentSize, StartRequest, SystemId,
-    TargetState, TimelineId,
+    PageVerdict, RecoverySettings, SegmentName, SegmentSize, StartRequest, SystemId, TargetState,
+    TimelineId, Transform,
 };
 use lifeboat_units::{Progress, Timestamp};
 
@@ -44,7 +44,7 @@ impl Engine for HookedEngine {
         Box::new(HookedPages { toy: ToyEngine.page_format(identity), hook: Arc::clone(&self.0) })
     }
 
-    fn page_transforms(&self, page_bytes: u32) -> Vec<Box<dyn PageTransform>> {
+    fn page_transforms(&self, page_bytes: u32) -> Vec<Box<dyn Transform>> {
         ToyEngine.page_transforms(page_bytes)
     }
 

@@ -13,8 +13,8 @@ use std::sync::Arc;
 
 use lifeboat_engine::{
     Ancestor, Ancestry, ClusterIdentity, Engine, EngineError, Landing, LogFacts, LogFile, Lsn,
-    PageFormat, PageTransform, PageVerdict, RecoveryMark, RecoverySettings, SegmentName, SegmentNo,
-    SegmentSize, StartRequest, SystemId, TargetState, TimelineId,
+    PageFormat, PageVerdict, RecoveryMark, RecoverySettings, SegmentName, SegmentNo, SegmentSize,
+    StartRequest, SystemId, TargetState, TimelineId, Transform,
 };
 use lifeboat_repo::crypt::BoxKind;
 use lifeboat_repo::reader::IndexReader;
@@ -22,7 +22,7 @@ use lifeboat_repo::table::ChunkBuilder;
 use lifeboat_repo::writer::Usage;
 use lifeboat_repo::{
     BackupId, BackupWriter, ChunkRef, Cluster, Compression, FileEntry, Manifest, PartRef,
-    PartWriter, Protection, Repository, SystemEntropy, Totals, Transforms,
+    PartWriter, Protection, Reorder, Repository, SystemEntropy, Totals, Transforms,
 };
 use lifeboat_repo::{PART_PAGES, RepoError};
 use lifeboat_store::Store;
@@ -139,6 +139,34 @@ pub fn data_directory(directory: &Path, identity: &ClusterIdentity) -> io::Resul
     fs::write(directory.join(CONTROL_FILE), serde_json::to_vec(identity)?)
 }
 
+/// Pieces of the log back to front, so that whoever reads one without undoing that is found out.
+struct Turned;
+
+/// How the log files of toy servers are reordered before compression.
+pub fn log_transforms() -> Transforms {
+    Transforms::new(vec![Arc::new(Turned)])
+}
+
+impl Reorder for Turned {
+    fn id(&self) -> u8 {
+        201
+    }
+
+    fn split(&self, raw: &[u8], out: &mut Vec<u8>) -> bool {
+        out.extend(raw.iter().rev());
+        true
+    }
+
+    fn join(&self, split: &[u8], out: &mut [u8]) -> Result<(), String> {
+        if split.len() != out.len() {
+            return Err("another length".to_owned());
+        }
+        out.copy_from_slice(split);
+        out.reverse();
+        Ok(())
+    }
+}
+
 impl Engine for ToyEngine {
     fn name(&self) -> &'static str {
         "toy"
@@ -148,7 +176,7 @@ impl Engine for ToyEngine {
         Box::new(ToyPages)
     }
 
-    fn page_transforms(&self, _page_bytes: u32) -> Vec<Box<dyn PageTransform>> {
+    fn page_transforms(&self, _page_bytes: u32) -> Vec<Box<dyn Transform>> {
         Vec::new()
     }
 
@@ -285,14 +313,16 @@ impl Engine for ToyEngine {
 pub fn repository(store: Arc<dyn Store>, now: Timestamp) -> Cluster {
     let entropy = Arc::new(SystemEntropy);
     let made = Repository::create(store, &Protection::Open, now, entropy);
-    made.expect("the store is empty").cluster("main".parse().expect("a name"))
+    let cluster = made.expect("the store is empty").cluster("main".parse().expect("a name"));
+    cluster.with_log_transforms(log_transforms())
 }
 
 /// The cluster `main` of a repository whose keys `like` has, through another store.
 pub fn reopen(like: &Cluster, store: Arc<dyn Store>) -> Result<Cluster, RepoError> {
     let keyring = like.repository().keyring().clone();
     let repository = Repository::open(store, keyring, Arc::new(SystemEntropy))?;
-    Ok(repository.cluster(like.name().clone()))
+    let cluster = repository.cluster(like.name().clone());
+    Ok(cluster.with_log_transforms(like.log_transforms().clone()))
 }
 
 /// A backup to be written by hand.

@@ -339,7 +339,7 @@ impl Origin for ToyOrigin<'_> {
         Ok(SegmentSwitch { segment })
     }
 
-    fn archiver_failure(&mut self) -> Result<Option<String>, EngineError> {
+    fn archiver_failure(&mut self, _awaited: SegmentName) -> Result<Option<String>, EngineError> {
         Ok(lock(&self.server).ready().map(|segment| segment.to_string()))
     }
 

@@ -291,8 +291,8 @@ fn arrives(
         let took = (app.clock.monotonic() - began).as_secs_f64();
         return Ok(Point::good(NAME, format!("segment {segment} in {}", seconds(took))));
     }
-    let why =
-        origin.archiver_failure()?.unwrap_or_else(|| "the archiver tells no failure".to_owned());
+    let why = origin.archiver_failure(segment)?;
+    let why = why.unwrap_or_else(|| "the archiver tells no failure".to_owned());
     Ok(Point::failed(
         NAME,
         format!("segment {segment} did not arrive in {}: {why}", seconds(timeout.as_secs_f64())),

@@ -1,5 +1,7 @@
 //! The points of `check` that are settings of the server.
 
+use std::path::Path;
+
 use lifeboat_postgres::live::server::ServerFacts;
 use lifeboat_postgres::live::slots::{KeptWal, Slot};
 
@@ -136,6 +138,14 @@ fn archive_command(facts: &ServerFacts, wanted: &Wanted) -> Point {
     match facts.setting(NAME) {
         None => hidden(NAME),
         Some("" | "(disabled)") => Point::failed(NAME, "not set", help()),
+        Some(command) if let Some(program) = missing_program(command, wanted.far) => {
+            let found = format!("there is no program `{program}`");
+            Point::note(
+                NAME,
+                found,
+                format!("unless the server has its own, in a container:\n{}", help()),
+            )
+        }
         Some(command) if command == wanted.command => {
             Point::good(NAME, "this lifeboat and this configuration")
         }
@@ -158,6 +168,19 @@ fn archive_command(facts: &ServerFacts, wanted: &Wanted) -> Point {
         }
         Some(command) => Point::failed(NAME, format!("`{command}` is not lifeboat"), help()),
     }
+}
+
+/// The program of a shell command, when it is named by its whole path and is not there.
+fn missing_program(command: &str, far: bool) -> Option<&str> {
+    let command = command.trim_start();
+    let program = match command.strip_prefix('\'') {
+        Some(quoted) => quoted.split('\'').next(),
+        None => command.split_whitespace().next(),
+    };
+    // Anything that the shell would read otherwise is left alone.
+    let plain =
+        |program: &&str| program.starts_with('/') && !program.contains(['\\', '$', '"', '%', '\'']);
+    program.filter(plain).filter(|program| !far && !Path::new(program).exists())
 }
 
 fn switched_on(facts: &ServerFacts, name: &'static str, why: &str) -> Point {
@@ -225,4 +248,22 @@ fn archiver(facts: &ServerFacts) -> Point {
 
 fn hidden(name: &'static str) -> Point {
     Point::failed(name, "the role may not see it", "GRANT pg_read_all_settings to the role")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_that_is_not_there_is_told_and_nothing_else() {
+        let missing = |command| missing_program(command, false);
+        assert_eq!(missing("/no/such/lifeboat wal push %p"), Some("/no/such/lifeboat"));
+        assert_eq!(missing("'/no such/lifeboat' wal push %p"), Some("/no such/lifeboat"));
+        assert_eq!(missing("/bin/sh -c 'lifeboat wal push %p'"), None);
+        assert_eq!(missing("lifeboat wal push %p"), None, "found by PATH");
+        assert_eq!(missing("$HOME/lifeboat wal push %p"), None);
+        assert_eq!(missing("/opt/50%%/lifeboat wal push %p"), None);
+        assert_eq!(missing(""), None);
+        assert_eq!(missing_program("/no/such/lifeboat wal push %p", true), None, "another machine");
+    }
 }

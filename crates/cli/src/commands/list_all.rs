@@ -37,6 +37,7 @@ pub(crate) fn run(app: &App, opened: &Opened) -> Result<Outcome, CliError> {
     let mut clusters = Vec::new();
     for name in repository.clusters()? {
         let cluster = repository.cluster(name);
+        let cluster = cluster.with_log_transforms(ports.cluster.log_transforms().clone());
         let inventory = Inventory::load(&cluster, ports.engine)?;
         let newest = inventory.newest();
         let segments = || inventory.timelines.values().flat_map(|t| t.segments.values());

@@ -117,6 +117,9 @@ impl Explain for ConfigError {
             Self::Read { path, .. } if path.is_dir() => {
                 Some("name the file in it: --config …/lifeboat.toml".to_owned())
             }
+            Self::Read { source, .. } if source.kind() == std::io::ErrorKind::InvalidData => {
+                Some("save it as UTF-8; all keys: docs/reference/config.md".to_owned())
+            }
             Self::Read { .. } => Some(
                 "run lifeboat as a user who may read it: the server's, or the file's owner"
                     .to_owned(),

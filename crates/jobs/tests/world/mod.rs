@@ -18,7 +18,7 @@ use lifeboat_repo::{Cluster, Compression, Protection, RepoError, Repository};
 use lifeboat_store::{MemoryStore, Store};
 use lifeboat_testkit::toy_log::{Change, PAGE_BYTES};
 use lifeboat_testkit::toy_server::{Hints, Moment, SharedServer, lock};
-use lifeboat_testkit::{SimClock, ToyEngine, ToyOrigin, ToyServer};
+use lifeboat_testkit::{SimClock, ToyEngine, ToyOrigin, ToyServer, toy};
 use lifeboat_units::{Cancel, Clock, Entropy, Silent};
 
 use archiver::{Archiver, ArchivingClock};
@@ -55,6 +55,7 @@ impl World {
         let shared: Arc<dyn Store> = Arc::new(store.clone());
         let made = Repository::create(shared, &Protection::Open, clock.now(), entropy.clone());
         let cluster = made.unwrap().cluster("main".parse().unwrap());
+        let cluster = cluster.with_log_transforms(toy::log_transforms());
         let server = ToyServer::create(&home.path().join("data"), SYSTEM).unwrap();
         let server = Arc::new(Mutex::new(server));
         let archiver = Archiver {
@@ -172,7 +173,8 @@ pub fn reopen(
 ) -> Result<Cluster, RepoError> {
     let keyring = like.repository().keyring().clone();
     let repository = Repository::open(Arc::new(store), keyring, entropy.clone())?;
-    Ok(repository.cluster(like.name().clone()))
+    let cluster = repository.cluster(like.name().clone());
+    Ok(cluster.with_log_transforms(like.log_transforms().clone()))
 }
 
 pub fn settings() -> BackupSettings {

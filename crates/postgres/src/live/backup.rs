@@ -10,8 +10,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use lifeboat_engine::{
-    BackupStart, BackupStop, ClusterIdentity, GeneratedFile, Lsn, SegmentSwitch, SystemId,
-    TimelineId,
+    BackupStart, BackupStop, ClusterIdentity, GeneratedFile, Lsn, SegmentName, SegmentSwitch,
+    SystemId, TimelineId,
 };
 use lifeboat_units::Cancel;
 
@@ -288,11 +288,11 @@ impl PostgresOrigin {
         switched
     }
 
-    fn archiver_trouble(&mut self) -> Result<Option<String>, LiveError> {
+    fn archiver_trouble(&mut self, awaited: SegmentName) -> Result<Option<String>, LiveError> {
         let Some(mut standby) = self.standby.take() else {
-            return segment::archiver_failure(self.session()?);
+            return segment::archiver_failure(self.session()?, awaited);
         };
-        let trouble = self.session().and_then(|session| standby.archiver_failure(session));
+        let trouble = self.session().and_then(|session| standby.archiver_failure(session, awaited));
         self.standby = Some(standby);
         trouble
     }

@@ -13,22 +13,16 @@ use crate::page::{HEADER_BYTES, PageHeader};
 
 const SHORT: TransformError = TransformError("cut short");
 
-/// Appends the pages that were split; `length` is a whole number of pages.
-pub(super) fn join(
-    page_bytes: usize,
-    split: &[u8],
-    length: usize,
-    out: &mut Vec<u8>,
-) -> Result<(), TransformError> {
-    let pages = length / page_bytes;
+/// Fills `out`, a whole number of pages, with the pages that were split.
+pub(super) fn join(page_bytes: usize, split: &[u8], out: &mut [u8]) -> Result<(), TransformError> {
+    let pages = out.len() / page_bytes;
     let kinds = split.get(..pages).ok_or(SHORT)?;
     let (frames, items, counts) = plan(page_bytes, kinds, split)?;
     let columns = cut(split, sizes(pages, page_bytes, &counts))?;
-    let before = out.len();
-    out.resize(before + length, 0);
+    out.fill(0);
     let mut joiner = Joiner::new(columns, counts);
     let (mut frames, mut items) = (frames.iter(), &items[..]);
-    for (kind, page) in kinds.iter().zip(out[before..].chunks_exact_mut(page_bytes)) {
+    for (kind, page) in kinds.iter().zip(out.chunks_exact_mut(page_bytes)) {
         let kind = Kind(*kind);
         match kind.base() {
             ZERO => {}

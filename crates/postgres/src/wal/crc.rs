@@ -8,7 +8,7 @@ const SHORT_BYTES_MAX: usize = 512;
 
 /// The checksum over `first`, then `second`. Source: `INIT_CRC32C` to `FIN_CRC32C` in PostgreSQL
 /// `src/include/port/pg_crc32c.h`.
-pub(super) fn crc32c(first: &[u8], second: &[u8]) -> u32 {
+pub(crate) fn crc32c(first: &[u8], second: &[u8]) -> u32 {
     #[cfg(target_arch = "x86_64")]
     if first.len() + second.len() <= SHORT_BYTES_MAX
         && std::arch::is_x86_feature_detected!("sse4.2")

@@ -8,7 +8,7 @@ use crate::bytes::{array, u16_at, u32_at, u64_at};
 use crate::versions::Version;
 
 /// `SizeOfXLogRecord` in `xlogrecord.h`.
-pub(super) const HEADER_BYTES: usize = 24;
+pub(crate) const HEADER_BYTES: usize = 24;
 
 /// `RM_XLOG_ID` in `src/include/access/rmgrlist.h`.
 pub(crate) const RM_XLOG: u8 = 0;

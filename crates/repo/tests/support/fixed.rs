@@ -169,8 +169,12 @@ impl Reorder for Reverse {
         out.extend(raw.iter().rev());
         true
     }
-    fn join(&self, split: &[u8], _: usize, out: &mut Vec<u8>) -> Result<(), String> {
-        out.extend(split.iter().rev());
+    fn join(&self, split: &[u8], out: &mut [u8]) -> Result<(), String> {
+        if split.len() != out.len() {
+            return Err("another length".to_owned());
+        }
+        out.copy_from_slice(split);
+        out.reverse();
         Ok(())
     }
 }

@@ -69,8 +69,12 @@ impl Reorder for Reverse {
         out.extend(raw.iter().rev());
         !raw.len().is_multiple_of(3 * PAGE)
     }
-    fn join(&self, split: &[u8], _: usize, out: &mut Vec<u8>) -> Result<(), String> {
-        out.extend(split.iter().rev());
+    fn join(&self, split: &[u8], out: &mut [u8]) -> Result<(), String> {
+        if split.len() != out.len() {
+            return Err("another length".to_owned());
+        }
+        out.copy_from_slice(split);
+        out.reverse();
         Ok(())
     }
 }

@@ -264,7 +264,7 @@ impl Fetcher<'_> {
 
     /// One thread.
     fn work(&self) {
-        let mut reader = LogReader::default();
+        let mut reader = self.ports.cluster.log_reader();
         let mut inner = self.lock();
         while !inner.over {
             let Some(item) = inner.shelf.next() else {

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use lifeboat_engine::LogFile;
-use lifeboat_repo::{LogBatch, LogWriter, RepoError};
+use lifeboat_repo::{Compression, LogBatch, LogWriter, RepoError};
 
 use super::ack::{Ack, Kind, Target};
 use super::{Admitted, Offer, PushError, PushSettings, offer, settle};
@@ -20,12 +20,14 @@ pub(super) struct Storer<'a> {
 /// Memory of a thread that stores files.
 pub(super) struct Desk {
     content: Vec<u8>,
-    writer: LogWriter,
+    compression: Compression,
+    /// Made when the repository is there.
+    writer: Option<LogWriter>,
 }
 
 impl Desk {
     pub(super) fn new(settings: PushSettings) -> Self {
-        Self { content: Vec::new(), writer: LogWriter::new(settings.compression) }
+        Self { content: Vec::new(), compression: settings.compression, writer: None }
     }
 }
 
@@ -133,7 +135,8 @@ impl<'a> Storer<'a> {
         desk: &mut Desk,
     ) -> Result<Ack, PushError> {
         let path = self.path(file);
-        let Desk { content, writer } = desk;
+        let Desk { content, compression, writer } = desk;
+        let writer = writer.get_or_insert_with(|| self.ports.cluster.log_writer(*compression));
         let offer = offer(&self.ports, &path, self.admitted, content)?;
         let digest = self.ports.cluster.log_digest(content);
         let now = self.ports.clock.now();

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use lifeboat_engine::{
     BackupStart, BackupStop, Changes, ClusterIdentity, EngineError, GeneratedFile, Listing, Origin,
-    SegmentSwitch, Since,
+    SegmentName, SegmentSwitch, Since,
 };
 use lifeboat_units::Timestamp;
 
@@ -36,8 +36,8 @@ impl Origin for PostgresOrigin {
         Ok(self.switch()?)
     }
 
-    fn archiver_failure(&mut self) -> Result<Option<String>, EngineError> {
-        Ok(self.archiver_trouble()?)
+    fn archiver_failure(&mut self, awaited: SegmentName) -> Result<Option<String>, EngineError> {
+        Ok(self.archiver_trouble(awaited)?)
     }
 
     fn start(&mut self, label: &str) -> Result<BackupStart, EngineError> {

@@ -1,6 +1,6 @@
 //! Finishing WAL segments, and what the server says of archiving them.
 
-use lifeboat_engine::{SegmentName, SegmentSize, SegmentSwitch};
+use lifeboat_engine::{LogFile, SegmentName, SegmentSize, SegmentSwitch};
 
 use crate::live::error::LiveError;
 use crate::live::server::{Archiver, lsn, position};
@@ -29,9 +29,11 @@ pub(in crate::live) fn finish(
     Err(LiveError::NoSwitch { segment: SegmentName::new(timeline, at.segment(size), size) })
 }
 
-/// Why the server does not archive, or how its archiver failed last.
+/// Why the server does not archive, how its archiver failed last, or that it counts the segment that
+/// is `awaited` as archived.
 pub(in crate::live) fn archiver_failure(
     session: &mut Session,
+    awaited: SegmentName,
 ) -> Result<Option<String>, LiveError> {
     let sql = "SELECT current_setting('archive_mode'), current_setting('archive_command')";
     let row = session.ask("reading how the server archives", sql, &[])?;
@@ -42,9 +44,18 @@ pub(in crate::live) fn archiver_failure(
         return Ok(Some("the server does not archive: archive_command is empty".into()));
     }
     let archiver = Archiver::of(session)?;
-    let failed = archiver.last_failed.as_ref().filter(|_| archiver.is_failing());
-    Ok(failed.map(|(segment, at)| {
-        format!("archiving {segment} failed at {at} ({} failures so far)", archiver.failed)
+    if let Some((segment, at)) = archiver.last_failed.as_ref().filter(|_| archiver.is_failing()) {
+        let failed = archiver.failed;
+        return Ok(Some(format!("archiving {segment} failed at {at} ({failed} failures so far)")));
+    }
+    Ok(archiver.last.and_then(|(file, at)| {
+        let past = matches!(file.parse(), Ok(LogFile::Segment(name)) if name >= awaited);
+        past.then(|| {
+            format!(
+                "the server counts it as archived (last was {file}, at {at}), so its \
+                 archive_command succeeds without storing into this repository"
+            )
+        })
     }))
 }
 

@@ -192,9 +192,13 @@ impl Standby {
     }
 
     /// Why a segment may not arrive.
-    pub fn archiver_failure(&mut self, session: &mut Session) -> Result<Option<String>, LiveError> {
+    pub fn archiver_failure(
+        &mut self,
+        session: &mut Session,
+        awaited: SegmentName,
+    ) -> Result<Option<String>, LiveError> {
         if let Some(primary) = self.connect() {
-            return segment::archiver_failure(primary);
+            return segment::archiver_failure(primary, awaited);
         }
         let own: String =
             session.ask("reading how the server archives", "SHOW archive_mode", &[])?.get(0);

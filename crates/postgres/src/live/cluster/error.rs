@@ -170,7 +170,8 @@ impl Explain for ClusterError {
         let text = match self {
             Self::NoBinaries { major, .. } => {
                 return Some(format!(
-                    "install PostgreSQL {major} on this machine, or say where its `bin` directory is"
+                    "install PostgreSQL {major} on this machine, or say where its programs are: \
+                     `postgres.binaries` in the configuration, or --set postgres.binaries=DIR"
                 ));
             }
             Self::Start { log, .. } | Self::Recovery { log, .. } => {

@@ -220,7 +220,7 @@ fn build(raw: &Raw, environment: Environment<'_>) -> Result<Conninfo, ConninfoEr
         application_name: get("application_name").unwrap_or("lifeboat").to_owned(),
         connect_timeout: seconds("connect_timeout", 10)?,
         keepalives: Keepalives {
-            on: get("keepalives") != Some("0"),
+            on: get("keepalives").map_or(Ok(1), |text| number("keepalives", text))? != 0,
             idle: seconds("keepalives_idle", 60)?,
             interval: seconds("keepalives_interval", 15)?,
             count: get("keepalives_count").map_or(Ok(4), |t| number("keepalives_count", t))? as u32,

@@ -21,7 +21,8 @@ use std::time::Duration;
 
 use lifeboat_engine::{
     BackupStart, BackupStop, ClusterIdentity, Earlier, EarlierFile, EngineError, GeneratedFile,
-    Listing, Lsn, Origin, SegmentSize, SegmentSwitch, Source, Streamed, SystemId, Tablespace,
+    Listing, Lsn, Origin, SegmentName, SegmentSize, SegmentSwitch, Source, Streamed, SystemId,
+    Tablespace,
 };
 use lifeboat_units::{Cancel, Timestamp};
 
@@ -379,10 +380,11 @@ impl Origin for RemoteOrigin {
         Ok(())
     }
 
-    fn archiver_failure(&mut self) -> Result<Option<String>, EngineError> {
-        let of_primary = self.with_standby(|standby, session| standby.archiver_failure(session));
+    fn archiver_failure(&mut self, awaited: SegmentName) -> Result<Option<String>, EngineError> {
+        let of_primary =
+            self.with_standby(|standby, session| standby.archiver_failure(session, awaited));
         let answer = match of_primary {
-            Ok(None) => segment::archiver_failure(self.session()?),
+            Ok(None) => segment::archiver_failure(self.session()?, awaited),
             Ok(Some(failure)) => Ok(failure),
             Err(error) => Err(error),
         };
