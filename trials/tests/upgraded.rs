@@ -82,6 +82,7 @@ fn upgraded(link: bool) {
 
     // Until somebody says so, it is a foreign server, and each refusal says what to do.
     point_to(&lab, &new);
+    let between = new.value("SELECT now()");
     archive(&lab, &new);
     lab.run(&["backup"]).refused(1, &[&old_system, &new_system, "lifeboat backup --continue"]);
     new.execute("SELECT pg_switch_wal()");
@@ -139,7 +140,11 @@ fn upgraded(link: bool) {
     };
     assert_eq!(back(&["--latest"], "18"), newest);
     assert_eq!(back(&["--to-time", &moment], "15"), before);
-    if !link {
+    if link {
+        // The old server never ran again: nobody has that moment.
+        let words = ["restore", "--into", "/tmp/nowhere", "--dry-run", "--to-time", &between];
+        lab.run(&words).refused(1, &["LB-RST-017", "of the system that was continued"]);
+    } else {
         assert_eq!(back(&["--to-backup", &id], "15"), at_first);
     }
     let listed = lab.run(&["wal", "list", "--json"]).ok().stdout;

@@ -8,7 +8,7 @@ mod arriving;
 mod collect;
 mod error;
 mod guide;
-mod lost;
+mod known;
 mod offer;
 mod table;
 mod tasks;
@@ -18,12 +18,14 @@ mod worker;
 use std::time::Duration;
 
 use lifeboat_engine::{
-    BackupStart, BackupStop, ClusterIdentity, Directory, GeneratedFile, Listing, Lsn, Origin,
-    SegmentName, Source, StreamEnd, Streamed, Tablespace, TimelineId,
+    BackupStart, BackupStop, ClusterIdentity, Directory, GeneratedFile, Listing, LogFile, Lsn,
+    Origin, SegmentName, Source, StreamEnd, Streamed, SystemId, Tablespace, TimelineId,
 };
 use lifeboat_repo::lease::RENEW_EVERY;
 use lifeboat_repo::writer::FinishedBackup;
-use lifeboat_repo::{BackupId, BackupWriter, Compression, Fact, Lease, Manifest, Purpose, Totals};
+use lifeboat_repo::{
+    BackupId, BackupWriter, Compression, Fact, Lease, Manifest, Purpose, RepoError, Totals,
+};
 use lifeboat_units::{Note, Stage, Timestamp, Work};
 use serde::Serialize;
 
@@ -34,7 +36,7 @@ use crate::wal;
 
 use arriving::{Arrived, Arriving};
 pub use error::BackupError;
-use lost::LostPages;
+use known::KnownPages;
 use offer::Offered;
 use way::Chosen;
 
@@ -99,9 +101,20 @@ pub fn run(
     if report.is_err() {
         origin.abort();
     }
-    let report = report?;
+    let report = report.map_err(|error| told_as_it_is(ports, error))?;
     lease.release()?;
     Ok(report)
+}
+
+/// A directory that is not the repository any more fails in ways of its own, and no WAL arrives in it.
+fn told_as_it_is(ports: &Ports<'_>, error: BackupError) -> BackupError {
+    let (BackupError::Repo(RepoError::Store(_)) | BackupError::NotArchived { .. }) = &error else {
+        return error;
+    };
+    match ports.cluster.repository().confirm() {
+        Err(why @ (RepoError::Gone { .. } | RepoError::ForeignKey { .. })) => why.into(),
+        _ => error,
+    }
 }
 
 fn under_lease(
@@ -121,16 +134,17 @@ fn under_lease(
     let trust = (settings.full_read, settings.sweep_of.max(1));
     let offered = offer::make(ports, origin, previous.as_ref(), &identity, trust)?;
     let start = origin.start(&format!("lifeboat {id}"))?;
+    warn_of_a_newer_timeline(ports, identity.system_id, start.timeline)?;
     let earlier = previous.as_ref().map(BackupFacts::of).transpose()?;
     let proven_before = earlier.as_ref().is_some_and(|earlier| earlier.proves(&identity));
-    let lost = earlier.as_ref().map(LostPages::of).unwrap_or_default();
+    let known = earlier.as_ref().map(KnownPages::of).unwrap_or_default();
     let what = Copy {
         id,
         identity: &identity,
         previous: previous.as_ref(),
         guide: None,
         proven_before,
-        lost: &lost,
+        known: &known,
     };
     let taken = match origin.source()? {
         Source::Directory(listing) => {
@@ -182,6 +196,22 @@ fn under_lease(
     let manifest = finished.commit(manifest, &table.usage, previous.as_ref())?;
     ports.cluster.record(ports.clock.now(), Fact::BackupAdded { id })?;
     Ok(report(&manifest, facts))
+}
+
+/// A backup of a server whose place another one took is no backup of the latest state.
+fn warn_of_a_newer_timeline(
+    ports: &Ports<'_>,
+    system: SystemId,
+    ours: TimelineId,
+) -> Result<(), BackupError> {
+    let next = TimelineId(ours.0.saturating_add(1));
+    if ports.cluster.has_log(&wal::place::place(system, LogFile::History(next)))? {
+        ports.progress.warn(&Note::new(format!(
+            "the server writes timeline {ours}, and another one archived timeline {next}: is this \
+             still the primary? `lifeboat check` says more"
+        )));
+    }
+    Ok(())
 }
 
 fn report(manifest: &Manifest, facts: BackupFacts) -> BackupReport {
@@ -319,8 +349,8 @@ struct Copy<'a> {
     guide: Option<&'a guide::Guide>,
     /// Pages that are the same as the earlier backup's need no check.
     proven_before: bool,
-    /// What the earlier backup found lost.
-    lost: &'a LostPages,
+    /// What the earlier backup found wrong.
+    known: &'a KnownPages,
 }
 
 /// All that was copied, after backup mode ended.
@@ -434,7 +464,7 @@ fn take_stream(
         identity: what.identity,
         previous: what.previous,
         proven_before: what.proven_before,
-        lost: what.lost,
+        known: what.known,
         total_bytes,
     };
     let arrived = {

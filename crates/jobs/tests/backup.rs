@@ -4,23 +4,24 @@ mod world;
 
 use std::fs;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use lifeboat_engine::{Engine, PageVerdict};
+use lifeboat_engine::{Engine, LogFile, Lsn, PageVerdict, TimelineId};
 use lifeboat_jobs::Ports;
 use lifeboat_jobs::backup::{self, BackupError, BackupSettings};
 use lifeboat_jobs::facts::BackupFacts;
 use lifeboat_jobs::restore::Target;
 use lifeboat_jobs::verify::{self, VerifySettings};
-use lifeboat_repo::{BackupId, lease};
+use lifeboat_repo::{BackupId, RepoError, lease};
+use lifeboat_store::{Key, Store};
 use lifeboat_testkit::toy_log::{Change, Files, path};
 use lifeboat_testkit::toy_server::{Hints, Moment, lock};
-use lifeboat_testkit::{Fault, FaultyStore, HookedEngine, Schedule, ToyEngine, ToyOrigin};
-
+use lifeboat_testkit::{Fault, FaultyStore, HookedEngine, Schedule, ToyEngine, ToyOrigin, toy};
 use lifeboat_units::Clock;
-use world::World;
+use world::archiver::ArchivingClock;
 use world::random::Random;
 use world::warnings::Warnings;
+use world::{SYSTEM, World};
 
 /// A server with a few files.
 fn small() -> (World, Random) {
@@ -190,14 +191,21 @@ fn a_page_that_was_right_and_is_the_same_is_not_checked_again() {
 
 #[test]
 fn damage_is_found_again_until_it_is_mended_also_where_nothing_changed() {
-    let (world, _) = small();
+    let (world, mut random) = small();
     let mark = mark_of(&world, 2, 5);
     for _ in 0..3 {
         let damaged = seeing_damage(mark, || {});
         let report = world.backup_with(&world.cluster, &damaged, |_| {}).unwrap();
         assert_eq!((report.damaged_pages, proven(&world)), (1, false));
     }
-    // Mended by itself, as by a disk that gives the right bytes again.
+    // Nobody can tell any more, as after checksums were switched off: the page is what it was.
+    for _ in 0..2 {
+        let report = world.backup().unwrap();
+        assert_eq!((report.damaged_pages, proven(&world)), (1, false));
+        assert!(report.damage[0].what.contains("2222"), "{}", report.damage[0].what);
+        assert_eq!((checked(&world, |_| false), proven(&world)), (32, false));
+    }
+    world.commit(vec![world::change(&mut random, 2, 5)]);
     assert_eq!((checked(&world, |_| false), proven(&world)), (32, true));
     assert_eq!(checked(&world, |_| false), 0);
 }
@@ -296,4 +304,72 @@ fn a_segment_that_does_not_arrive_ends_the_backup_before_anything_is_copied() {
     assert!(!world.store.snapshot().keys().any(|k| k.as_str().contains("/data/")));
     assert!(world.archiver.run());
     world.backup().unwrap();
+}
+
+/// As where the directory of the repository is emptied or unmounted: what fails then is not told as
+/// a trouble of some file below it.
+#[test]
+fn a_repository_that_went_away_meanwhile_is_told_as_that_whatever_fails_first() {
+    let (start, _) = small();
+    let marker = Key::new("repository.json").unwrap();
+    let (mut hit_after, mut not_told) = (0, 0);
+    for call in 0.. {
+        let world = start.fork();
+        let store = FaultyStore::new(world.store.clone(), Schedule::At(call, Fault::ErrorBefore));
+        let cluster = match world.through(store.clone()) {
+            Ok(cluster) => cluster,
+            Err(_) => continue,
+        };
+        let (mut hit_before, gone) = (false, AtomicBool::new(false));
+        let archiver = || {
+            let _ = gone.load(Ordering::Relaxed) || world.archiver.run();
+        };
+        let origin = ToyOrigin::new(&world.server, &world.clock, archiver);
+        let mut origin = origin.with_meanwhile(|moment| {
+            if moment == Moment::Listed {
+                hit_before = store.fault_was_hit();
+                world.store.delete(&marker).unwrap();
+                gone.store(true, Ordering::Relaxed);
+            }
+        });
+        let ports = world.ports_of(&cluster, &ToyEngine, &world.clock);
+        let result = backup::run(&ports, &mut origin, &world::settings());
+        drop(origin);
+        if hit_before || !gone.load(Ordering::Relaxed) {
+            continue; // before the backup got so far
+        }
+        let error = result.unwrap_err();
+        if !store.fault_was_hit() {
+            assert!(matches!(error, BackupError::Repo(RepoError::Gone { .. })), "{error}");
+            break;
+        }
+        hit_after += 1;
+        not_told += u32::from(!matches!(error, BackupError::Repo(RepoError::Gone { .. })));
+    }
+    // Where the question itself failed, nobody knows.
+    assert!(not_told <= 2, "{not_told} of {hit_after}");
+    assert!(hit_after > 3, "{hit_after} calls failed after it went away");
+}
+
+#[test]
+fn a_server_whose_place_another_one_took_is_backed_up_with_a_warning() {
+    let (world, _) = small();
+    let warned = || {
+        let warnings = Warnings::new(&world.clock);
+        let clock = ArchivingClock { clock: &world.clock, archiver: &world.archiver };
+        let archiver = || {
+            world.archiver.run();
+        };
+        let mut origin = ToyOrigin::new(&world.server, &world.clock, archiver);
+        let ports = Ports { progress: &warnings, clock: &clock, ..world.ports() };
+        backup::run(&ports, &mut origin, &world::settings()).unwrap();
+        warnings.take().into_iter().map(|(_, said)| said).collect::<Vec<_>>().join("\n")
+    };
+    assert_eq!(warned(), "");
+    let place = toy::place(SYSTEM, LogFile::History(TimelineId(2)));
+    let history = toy::history(&[(1, Lsn(4096))]);
+    let facts = serde_json::json!({});
+    let cluster = &world.cluster;
+    cluster.push_log(&place, &history, Default::default(), world.clock.now(), facts).unwrap();
+    assert!(warned().contains("another one archived timeline 2"));
 }

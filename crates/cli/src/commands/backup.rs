@@ -133,7 +133,9 @@ impl Report for BackupReport {
             for damaged in self.damage.iter().take(20) {
                 page.line(format!("  {} page {}: {}", damaged.path, damaged.page, damaged.what));
             }
-            page.line("  no earlier good backup is expired because of this one");
+            if self.compared_with.is_some() {
+                page.line("  no earlier good backup is expired because of this one");
+            }
         }
     }
 }

@@ -16,7 +16,7 @@ use lifeboat_repo::reader::IndexReader;
 use lifeboat_repo::{BackupWriter, Manifest};
 
 use super::error::BackupError;
-use super::lost::LostPages;
+use super::known::KnownPages;
 use super::table::{OpenFile, Stretch, Table, TableWriter};
 use super::worker::Shared;
 use crate::ports::Ports;
@@ -48,8 +48,8 @@ pub struct Arriving<'a> {
     pub previous: Option<&'a Manifest>,
     /// Pages that are the same as the earlier backup's need no check.
     pub proven_before: bool,
-    /// What the earlier backup found lost.
-    pub lost: &'a LostPages,
+    /// What the earlier backup found wrong.
+    pub known: &'a KnownPages,
     /// About how much comes, in bytes, when that is known.
     pub total_bytes: Option<u64>,
 }
@@ -94,7 +94,7 @@ pub fn collect(
         refresh_budget: &refresh_budget,
         guide: None,
         proven_before: what.proven_before,
-        lost: what.lost,
+        known: what.known,
     };
     let suspects = AtomicU64::new(0);
     let arrival = Arrival { shared: &shared, suspects: &suspects };

@@ -56,7 +56,7 @@ pub fn collect(
         refresh_budget: &refresh_budget,
         guide: what.guide,
         proven_before: what.proven_before,
-        lost: what.lost,
+        known: what.known,
     };
     let previous = what.previous.map(|manifest| (&index, manifest));
     let mut tasks = Tasks::new(&listing.files, previous, what.guide, page_bytes);

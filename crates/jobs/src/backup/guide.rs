@@ -7,7 +7,7 @@ use std::ops::Range;
 use lifeboat_engine::{ChangeMap, Changed, Content, Lsn, PageFormat, SourceFile};
 use lifeboat_repo::{BackupId, FileEntry, PART_PAGES};
 
-use super::lost::LOST;
+use super::known::LOST;
 
 /// A rotating share of all parts of page maps.
 ///

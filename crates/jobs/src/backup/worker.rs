@@ -16,7 +16,7 @@ use rustix::fs::SeekFrom;
 
 use super::error::BackupError;
 use super::guide::{Difference, Guide, Plan};
-use super::lost::{HOLE, LostPages};
+use super::known::{HOLE, KnownPages};
 use super::table::Stretch;
 use super::tasks::{PartTask, SmallFile, Task, part_sizes};
 use crate::facts::{DAMAGE_LISTED_MAX, DamagedPage};
@@ -46,8 +46,8 @@ pub struct Shared<'a> {
     pub guide: Option<&'a Guide>,
     /// Every page of the earlier backup was right: one that is the same is right as well.
     pub proven_before: bool,
-    /// What the earlier backup found lost.
-    pub lost: &'a LostPages,
+    /// What the earlier backup found wrong.
+    pub known: &'a KnownPages,
 }
 
 impl Shared<'_> {
@@ -319,7 +319,7 @@ impl Reading<'_> {
             }
         }
         let first = (offset / page) as u32;
-        let still = worker.shared.lost.still(&self.file.path, first..first + pages as u32);
+        let still = worker.shared.known.lost.still(&self.file.path, first..first + pages as u32);
         self.writing.stretch.swept.add_faults(still);
         let next = (offset + pages * page).min(end);
         worker.shared.progress.advance(Work::Bytes(next - offset));
@@ -350,10 +350,13 @@ impl Reading<'_> {
                 if !known && self.check(worker.shared, page, first_page, within)? {
                     looked = looked.again(&worker.extents, page);
                 }
+                if looked.is_same() {
+                    self.still_damaged(worker.shared, within);
+                }
             }
             if looked.is_zero() && looked.is_same() {
                 let within = ((offset + start as u64) / page_bytes as u64) as u32;
-                let still = worker.shared.lost.still(&self.file.path, within..within + 1);
+                let still = worker.shared.known.lost.still(&self.file.path, within..within + 1);
                 self.writing.stretch.swept.add_faults(still);
             }
             let page = &worker.buffer[start..end];
@@ -368,6 +371,14 @@ impl Reading<'_> {
             }
         }
         Ok(())
+    }
+
+    /// A page that was damaged and is the same is damaged, whatever can be told of it now.
+    fn still_damaged(&mut self, shared: &Shared<'_>, within: u32) {
+        let damage = &mut self.writing.stretch.damage;
+        if damage.last().is_none_or(|damaged| damaged.page != within) {
+            damage.extend(shared.known.damaged.still(&self.file.path, within..within + 1));
+        }
     }
 
     /// A page differs of which nothing said so.

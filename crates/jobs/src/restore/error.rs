@@ -40,7 +40,20 @@ pub enum RestoreError {
         /// The end of the WAL in words.
         last: String,
     },
-    /// The target is not to be found.
+    /// The target lies where neither system of an upgrade can be restored to.
+    #[error(
+        "{target} lies after the last WAL of the system that was continued ({last}), and before the \
+         end of the first usable backup of the one that continues it ({first})"
+    )]
+    BetweenSystems {
+        /// What was asked for.
+        target: String,
+        /// Up to where the older system can be restored.
+        last: String,
+        /// From where on the newer one can.
+        first: String,
+    },
+    /// A named or numbered target that no archived WAL has.
     #[error("{target} is not in the archived WAL after any backup")]
     NotFound {
         /// The target in words.
@@ -197,6 +210,7 @@ impl Explain for RestoreError {
             Self::Foreign { .. } => "LB-RST-014",
             Self::Nobodys { .. } => "LB-RST-015",
             Self::Busy { .. } => "LB-RST-016",
+            Self::BetweenSystems { .. } => "LB-RST-017",
             Self::State(error) => return error.code(),
             Self::Inventory(error) => return error.code(),
             Self::Repo(error) => return error.code(),
@@ -214,6 +228,7 @@ impl Explain for RestoreError {
             Self::NoBackup { .. }
             | Self::TooEarly { .. }
             | Self::TooLate { .. }
+            | Self::BetweenSystems { .. }
             | Self::NotFound { .. }
             | Self::Ambiguous { .. }
             | Self::Forked { .. }
@@ -238,6 +253,10 @@ impl Explain for RestoreError {
             Self::TooLate { .. } => {
                 "if the server still runs, its newest WAL may not be archived yet; --latest \
                  restores up to the end of what is there"
+            }
+            Self::BetweenSystems { .. } => {
+                "what happened during an upgrade is in no backup: name the one moment or the other; \
+                 `lifeboat list` shows both systems"
             }
             Self::NotFound { .. } => {
                 "names are case-sensitive; it may lie on another timeline: `lifeboat wal list` \

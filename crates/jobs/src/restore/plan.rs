@@ -99,6 +99,14 @@ fn choose_in_systems<'a>(
             Err(error @ RestoreError::NotFound { .. }) => {
                 first_error = first_error.or(Some(error));
             }
+            Err(RestoreError::TooLate { target, last }) => {
+                return Err(match first_error {
+                    Some(RestoreError::TooEarly { first, .. }) => {
+                        RestoreError::BetweenSystems { target, last, first }
+                    }
+                    _ => RestoreError::TooLate { target, last },
+                });
+            }
             Err(error) => return Err(error),
         }
     }

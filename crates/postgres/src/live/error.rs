@@ -7,6 +7,7 @@ use lifeboat_engine::{EngineError, LogNameError, Lsn, SegmentName, SystemId, Tim
 use lifeboat_units::{Code, Explain, Retry};
 use postgres::error::SqlState;
 
+use super::conninfo::Wanted;
 use super::privileges;
 use super::replication::WireError;
 use super::tls::TlsError;
@@ -62,9 +63,11 @@ pub enum LiveError {
         /// Why.
         source: TlsError,
     },
-    /// No server of the kind that target_session_attrs asks for.
-    #[error("none of the servers at {server} is of the kind that target_session_attrs asks for")]
+    /// No server of the kind that is asked for.
+    #[error("no {wanted} answers at {server}")]
     NoneWanted {
+        /// What was asked for.
+        wanted: Wanted,
         /// The connection string without the password.
         server: String,
     },
@@ -340,7 +343,7 @@ impl Explain for LiveError {
                 "is the server running, and are host (a socket's directory) and port right?"
             }
             Self::NoneWanted { .. } => {
-                "is the primary (or the standby) among the hosts, and running?"
+                "target_session_attrs or --from asks for it: is it among the hosts, and running?"
             }
             Self::Login { .. } => {
                 "the server's pg_hba.conf (for replication: a line for the database `replication`) and the password (PGPASSWORD, password file of mode 0600) decide; with `peer` only the system user of the role's name may be it"

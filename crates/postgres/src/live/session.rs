@@ -37,7 +37,10 @@ impl Session {
                     if session.is_wanted(conninfo.wanted)? {
                         return Ok(session);
                     }
-                    last = Some(LiveError::NoneWanted { server: conninfo.to_string() });
+                    last = Some(LiveError::NoneWanted {
+                        wanted: conninfo.wanted,
+                        server: conninfo.to_string(),
+                    });
                 }
                 Err(error) => last = Some(error),
             }

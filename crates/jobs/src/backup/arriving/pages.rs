@@ -13,6 +13,7 @@ use super::suspects::Suspect;
 use crate::backup::error::BackupError;
 use crate::backup::table::{Stretch, Swept};
 use crate::backup::worker::Shared;
+use crate::facts::DamagedPage;
 
 /// What came of one part of a file.
 pub struct Done {
@@ -47,6 +48,8 @@ struct Writing {
     sent_done: usize,
     arrived_bytes: u64,
     suspects: Vec<Suspect>,
+    /// Pages that were damaged before, and are the same.
+    damage: Vec<DamagedPage>,
     swept: Swept,
 }
 
@@ -124,6 +127,7 @@ impl<'a> Worker<'a> {
             sent_done: 0,
             arrived_bytes: 0,
             suspects: Vec::new(),
+            damage: Vec::new(),
             swept: Swept::default(),
         })
     }
@@ -155,10 +159,16 @@ impl Writing {
                 if !(shared.proven_before && looked.is_same()) {
                     self.check(worker.arrival, page, first_page);
                 }
+                let within = self.within();
+                // What looks damaged now is looked at again, and named then.
+                if looked.is_same() && self.suspects.last().is_none_or(|page| page.page != within) {
+                    let path = &self.part.file.path;
+                    self.damage.extend(shared.known.damaged.still(path, within..within + 1));
+                }
             }
             if looked.is_zero() && looked.is_same() {
                 let within = self.within();
-                let still = shared.lost.still(&self.part.file.path, within..within + 1);
+                let still = shared.known.lost.still(&self.part.file.path, within..within + 1);
                 self.swept.add_faults(still);
             }
             self.writer.add_looked(&mut worker.extents, page, is_page, looked)?;
@@ -221,6 +231,7 @@ impl Writing {
             pages_new: self.writer.pages_new(),
             read_bytes: self.arrived_bytes,
             swept: self.swept,
+            damage: self.damage,
             ..Stretch::default()
         };
         (Done { part: self.part, stretch, suspects: self.suspects }, self.writer)

@@ -85,6 +85,16 @@ pub enum Wanted {
     Standby,
 }
 
+impl std::fmt::Display for Wanted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Any => "server",
+            Self::Primary => "primary",
+            Self::Standby => "standby",
+        })
+    }
+}
+
 /// TCP keepalive settings; a backup's session may be silent for long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Keepalives {

@@ -123,7 +123,7 @@ impl Connection {
         if is_wanted {
             return Ok(());
         }
-        Err(LiveError::NoneWanted { server: conninfo.to_string() })
+        Err(LiveError::NoneWanted { wanted: conninfo.wanted, server: conninfo.to_string() })
     }
 
     /// Such as 180006.
