@@ -8,6 +8,7 @@ use zeroize::Zeroizing;
 
 use crate::error::RepoError;
 use crate::id::{BackupId, ClusterName, RepositoryId};
+use crate::page_hash::PageHasher;
 
 /// What sealing adds to the length, in bytes: the tag of AES-GCM.
 pub const TAG_BYTES: usize = 16;
@@ -143,33 +144,13 @@ impl IndexKey {
     pub fn hasher(&self, repository: RepositoryId, cluster: &ClusterName) -> PageHasher {
         let key =
             self.derive("lifeboat 1 page hash", &[&repository.0, cluster.as_str().as_bytes()]);
-        PageHasher { key: *key }
+        PageHasher::new(*key)
     }
 }
 
 impl std::fmt::Debug for IndexKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("IndexKey[secret]")
-    }
-}
-
-/// Key of the page hashes of a cluster.
-#[derive(Clone, Copy)]
-pub struct PageHasher {
-    key: [u8; 32],
-}
-
-impl PageHasher {
-    /// The 64-bit hash of one page: the first 8 bytes, little-endian, of keyed BLAKE3.
-    pub fn page(&self, page: &[u8]) -> u64 {
-        let hash = blake3::keyed_hash(&self.key, page);
-        let (head, _) = hash.as_bytes().split_first_chunk::<8>().expect("a hash has 32 bytes");
-        u64::from_le_bytes(*head)
-    }
-
-    /// The 256-bit digest of any content.
-    pub fn digest(&self, content: &[u8]) -> [u8; 32] {
-        *blake3::keyed_hash(&self.key, content).as_bytes()
     }
 }
 

@@ -29,6 +29,7 @@ pub mod logs;
 pub mod manifest;
 pub mod map;
 pub mod pack;
+pub mod page_hash;
 pub mod reader;
 pub mod reading;
 pub mod repository;
@@ -49,6 +50,7 @@ pub use logs::{ArchivedLog, LogHead, LogPlace, LogReader, LogWriter, PushOutcome
 pub use manifest::{ChunkRef, Manifest, Totals};
 pub use map::{MapPart, PART_PAGES};
 pub use pack::{BoxRef, PackId};
+pub use page_hash::PageHasher;
 pub use reader::ContentReader;
 pub use reading::{ReadPurpose, Reading, Readings};
 pub use repository::{Cluster, Repository};

@@ -7,11 +7,12 @@ use lifeboat_units::{Entropy, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::codec::Transforms;
-use crate::crypt::{BoxKind, PageHasher, Scope, SealKey};
+use crate::crypt::{BoxKind, Scope, SealKey};
 use crate::error::RepoError;
 use crate::id::{BackupId, ClusterName, RepositoryId};
 use crate::keys::{KEY_OBJECT_BYTES_MAX, Keyring, Protection};
 use crate::manifest::Manifest;
+use crate::page_hash::PageHasher;
 
 /// Format version of the repository as a whole.
 pub const FORMAT_VERSION: u32 = 1;

@@ -9,13 +9,14 @@ use lifeboat_store::Batch;
 use lifeboat_units::ByteCount;
 
 use crate::codec::{Compression, Compressor, EXTENT_BYTES_MAX, Transforms};
-use crate::crypt::{BoxKind, PageHasher, SealKey, TAG_BYTES};
+use crate::crypt::{BoxKind, SealKey, TAG_BYTES};
 use crate::error::RepoError;
 use crate::id::BackupId;
 use crate::keys::DataKey;
 use crate::manifest::Manifest;
 use crate::map::{MapPart, Run, Source, ZERO_PAGE, page_hash};
 use crate::pack::{BOX_BYTES_MAX, BoxRef, PACK_BYTES_TARGET, PackBuilder, PackId};
+use crate::page_hash::PageHasher;
 use crate::repository::Cluster;
 use crate::table::{
     FileEntry, INLINE_BYTES_MAX, PartRef, decode_boxed_part, decode_chunk, encode_boxed_part,
@@ -250,6 +251,15 @@ impl ExtentWriter<'_> {
         if is_zero(page) { ZERO_PAGE } else { page_hash(self.hasher.page(page)) }
     }
 
+    /// What a page map says of pages that lie one after the other; it replaces what is in `hashes`.
+    pub fn hash_pages(&self, pages: &[u8], hashes: &mut Vec<u64>) {
+        let page_bytes = self.backup.page_bytes as usize;
+        self.hasher.pages(pages, page_bytes, hashes);
+        for (hash, page) in hashes.iter_mut().zip(pages.chunks(page_bytes)) {
+            *hash = if is_zero(page) { ZERO_PAGE } else { page_hash(*hash) };
+        }
+    }
+
     fn push(&mut self, page: &[u8], whole_page: bool) -> Result<NewSlot, RepoError> {
         let full = EXTENT_PAGES as usize * self.backup.page_bytes as usize;
         let room = full.min(EXTENT_BYTES_MAX);
@@ -434,14 +444,15 @@ impl PartWriter {
         page: &[u8],
         whole_page: bool,
     ) -> Result<Compared, RepoError> {
-        let looked = self.look(writer, page);
+        let looked = self.look(writer, writer.hash(page));
         self.add_looked(writer, page, whole_page, looked)
     }
 
-    /// Compares the next page with the one in the same place before. [`PartWriter::add_looked`]
-    /// with the same page must follow, before anything else is added.
+    /// Compares the next page, which has this hash ([`ExtentWriter::hash_pages`]), with the one in the
+    /// same place before. [`PartWriter::add_looked`] with the same page must follow, before anything
+    /// else is added.
     #[must_use = "a page that is not added afterwards shifts all later ones"]
-    pub fn look(&mut self, writer: &ExtentWriter<'_>, page: &[u8]) -> Looked {
+    pub fn look(&mut self, writer: &ExtentWriter<'_>, hash: u64) -> Looked {
         let at = self.hashes.len();
         let old = match &self.previous {
             Some((_, part)) => {
@@ -450,7 +461,7 @@ impl PartWriter {
             }
             None => None,
         };
-        Looked { hash: writer.hash(page), old }
+        Looked { hash, old }
     }
 
     /// Adds the page that was looked at.

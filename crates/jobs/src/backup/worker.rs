@@ -82,6 +82,8 @@ pub struct Worker<'a> {
     shared: &'a Shared<'a>,
     extents: ExtentWriter<'a>,
     buffer: Vec<u8>,
+    /// Of the pages in the buffer.
+    hashes: Vec<u64>,
 }
 
 /// A part that is being written, with what was found on the way.
@@ -94,7 +96,7 @@ impl<'a> Worker<'a> {
     /// A thread's state.
     pub fn new(shared: &'a Shared<'a>, extents: ExtentWriter<'a>) -> Self {
         let buffer = vec![0; (READ_PAGES * shared.page_bytes) as usize];
-        Self { shared, extents, buffer }
+        Self { shared, extents, buffer, hashes: Vec::new() }
     }
 
     /// Does one task: for every file of it what was found, `None` when it had vanished.
@@ -335,10 +337,11 @@ impl Reading<'_> {
         unchanged: bool,
     ) -> Result<(), BackupError> {
         let page_bytes = worker.shared.page_bytes as usize;
-        for start in (0..read).step_by(page_bytes) {
+        worker.extents.hash_pages(&worker.buffer[..read], &mut worker.hashes);
+        for (number, start) in (0..read).step_by(page_bytes).enumerate() {
             let end = (start + page_bytes).min(read);
             let whole = end - start == page_bytes;
-            let mut looked = self.writing.part.look(&worker.extents, &worker.buffer[start..end]);
+            let mut looked = self.writing.part.look(&worker.extents, worker.hashes[number]);
             let mut is_page = false;
             if let Content::Pages { first_page } = self.file.content
                 && whole

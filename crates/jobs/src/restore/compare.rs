@@ -5,7 +5,7 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
-use lifeboat_repo::crypt::PageHasher;
+use lifeboat_repo::PageHasher;
 use lifeboat_repo::map::{ZERO_PAGE, page_hash};
 use rustix::fs::{FallocateFlags, SeekFrom};
 use rustix::io::Errno;
@@ -18,12 +18,14 @@ pub struct Comparer {
     hasher: PageHasher,
     page_bytes: usize,
     buffer: Vec<u8>,
+    /// Of the pages in the buffer.
+    found: Vec<u64>,
 }
 
 impl Comparer {
     /// A comparer for pages of this size.
     pub fn new(hasher: PageHasher, page_bytes: usize) -> Self {
-        Self { hasher, page_bytes, buffer: vec![0; READ_PAGES * page_bytes] }
+        Self { hasher, page_bytes, buffer: vec![0; READ_PAGES * page_bytes], found: Vec::new() }
     }
 
     /// Which pages differ.
@@ -50,10 +52,12 @@ impl Comparer {
                 let length = (pages.len() as u64 * page).min(end - offset) as usize;
                 let buffer = &mut self.buffer[..length];
                 file.read_exact_at(buffer, offset)?;
-                for (bytes, number) in buffer.chunks(self.page_bytes).zip(pages) {
+                self.hasher.pages(buffer, self.page_bytes, &mut self.found);
+                let read = buffer.chunks(self.page_bytes).zip(&self.found);
+                for ((bytes, found), number) in read.zip(pages) {
                     differs[number] = match hashes[number] {
                         ZERO_PAGE => !is_zero(bytes),
-                        hash => page_hash(self.hasher.page(bytes)) != hash,
+                        hash => page_hash(*found) != hash,
                     };
                 }
             }

@@ -10,8 +10,8 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use crossbeam_channel::bounded;
+use lifeboat_repo::PageHasher;
 use lifeboat_repo::codec::Decompressor;
-use lifeboat_repo::crypt::PageHasher;
 use lifeboat_repo::map::{Source as PageSource, page_hash};
 use lifeboat_repo::reader::{ContentReader, IndexReader, ReadBuffers};
 use lifeboat_repo::{BoxRef, FileEntry, Manifest, MapPart, PART_PAGES, PartRef, RepoError};
@@ -186,6 +186,8 @@ struct Wanted {
 struct Writer<'a> {
     shared: &'a Shared<'a>,
     hasher: PageHasher,
+    /// Of the pages that are about to be written.
+    hashes: Vec<u64>,
     comparer: Comparer,
     buffers: ReadBuffers,
     written: Written,
@@ -198,6 +200,7 @@ impl<'a> Writer<'a> {
         Self {
             shared,
             hasher,
+            hashes: Vec::new(),
             comparer: Comparer::new(hasher, shared.source.manifest.page_bytes as usize),
             buffers: ReadBuffers::new(Decompressor::new(transforms)),
             written: Written::default(),
@@ -212,11 +215,13 @@ impl<'a> Writer<'a> {
         for stretch in group {
             open.push(self.open(stretch)?);
         }
-        let (shared, hasher) = (self.shared, self.hasher);
+        let (shared, hasher, hashes) = (self.shared, self.hasher, &mut self.hashes);
         let page_bytes = shared.source.manifest.page_bytes as usize;
         let (extents, wanted) = gather(&open, page_bytes);
         let reading = shared.source.reader.extents(&extents, &mut self.buffers, |i, raw| {
-            wanted[i].iter().try_for_each(|w| place(&open[w.open], w, raw, hasher, page_bytes))
+            wanted[i]
+                .iter()
+                .try_for_each(|w| place(&open[w.open], w, (raw, page_bytes), (hasher, hashes)))
         });
         reading.map_err(|error| blame(shared, &open, error))?;
         let pages: u64 = wanted.iter().flatten().map(|w| u64::from(w.pages)).sum();
@@ -389,9 +394,8 @@ impl From<RepoError> for Failure {
 fn place(
     open: &Open,
     wanted: &Wanted,
-    raw: &[u8],
-    hasher: PageHasher,
-    page_bytes: usize,
+    (raw, page_bytes): (&[u8], usize),
+    (hasher, hashes): (PageHasher, &mut Vec<u64>),
 ) -> Result<(), Failure> {
     let first = open.first_page + u64::from(wanted.page);
     let at = first * page_bytes as u64;
@@ -404,10 +408,10 @@ fn place(
     let Some(bytes) = raw.get(wanted.offset..wanted.offset + length) else {
         return Err(damaged("its extent is too short".to_owned()));
     };
-    for (i, page) in bytes.chunks(page_bytes).enumerate() {
-        if page_hash(hasher.page(page)) != open.part.hashes[wanted.page as usize + i] {
-            return Err(damaged(format!("page {} does not have its hash", first + i as u64)));
-        }
+    hasher.pages(bytes, page_bytes, hashes);
+    let expected = &open.part.hashes[wanted.page as usize..][..hashes.len()];
+    if let Some(i) = hashes.iter().zip(expected).position(|(is, hash)| page_hash(*is) != *hash) {
+        return Err(damaged(format!("page {} does not have its hash", first + i as u64)));
     }
     open.file
         .write_all_at(bytes, at)

@@ -38,6 +38,8 @@ pub struct Worker<'a> {
     arrival: &'a Arrival<'a>,
     extents: ExtentWriter<'a>,
     back: Sender<Vec<u8>>,
+    /// Of the pages that are being added.
+    hashes: Vec<u64>,
 }
 
 /// A part that is being written.
@@ -56,7 +58,7 @@ struct Writing {
 impl<'a> Worker<'a> {
     /// A thread's state.
     pub fn new(arrival: &'a Arrival<'a>, extents: ExtentWriter<'a>, back: Sender<Vec<u8>>) -> Self {
-        Self { arrival, extents, back }
+        Self { arrival, extents, back, hashes: Vec::new() }
     }
 
     /// Does one task. `None` when the stream broke off in its middle: the reading thread says why.
@@ -144,13 +146,14 @@ impl Writing {
     /// Adds what arrived: whole pages, or the short end of a file.
     fn take(&mut self, worker: &mut Worker<'_>, bytes: &[u8]) -> Result<(), BackupError> {
         let shared = worker.arrival.shared;
-        for page in bytes.chunks(shared.page_bytes as usize) {
+        worker.extents.hash_pages(bytes, &mut worker.hashes);
+        for (number, page) in bytes.chunks(shared.page_bytes as usize).enumerate() {
             if let Some(sent) = &self.part.sent {
                 let next = sent.get(self.sent_done).copied().unwrap_or(u32::MAX);
                 self.sent_done += 1;
                 self.keep(worker, next);
             }
-            let looked = self.writer.look(&worker.extents, page);
+            let looked = self.writer.look(&worker.extents, worker.hashes[number]);
             let mut is_page = false;
             if let Content::Pages { first_page } = self.part.file.content
                 && page.len() == shared.page_bytes as usize
