@@ -116,6 +116,13 @@ pub(super) fn nonzero_bytes(word: u64) -> (u8, u64) {
     ((ones.wrapping_mul(0x0102_0408_1020_4080) >> 56) as u8, ones)
 }
 
+/// Fewer than eight bytes as a word.
+pub(super) fn padded(bytes: &[u8]) -> u64 {
+    let mut word = [0; 8];
+    word[..bytes.len()].copy_from_slice(bytes);
+    u64::from_le_bytes(word)
+}
+
 /// Takes bytes from the front of a column.
 pub(super) struct Taker<'a>(pub &'a [u8]);
 

@@ -3,10 +3,9 @@
 use lifeboat_engine::TransformError;
 
 use super::SHORT;
-use super::columns::{Head, Taker, Templates, is_alike};
+use super::columns::{Head, Taker, Templates, is_alike, padded};
 use super::front::{FRONT_BYTES, Front};
 use super::pages::{Header, HeaderPredictor};
-use super::split::padded;
 use crate::bytes::array;
 use crate::wal::{RECORD_HEADER_BYTES as HEADER_BYTES, SHORT_HEADER_BYTES, crc32c};
 

@@ -1,7 +1,7 @@
 //! WAL to columns. Takes in only what joining gives back as it is.
 
 use super::BODY_BYTES_MAX;
-use super::columns::{Head, Templates, is_alike, nonzero_bytes};
+use super::columns::{Head, Templates, is_alike, nonzero_bytes, padded};
 use super::front::{FRONT_BYTES, Front};
 use super::pages::{Header, HeaderPredictor};
 use crate::bytes::{array, u16_at, u32_at, u64_at};
@@ -294,11 +294,4 @@ fn keep(old: u64, new: u64, out: &mut [u8], kept: &mut usize) -> u8 {
         *kept += at;
     }
     mask
-}
-
-/// Fewer than eight bytes as a word.
-pub(super) fn padded(bytes: &[u8]) -> u64 {
-    let mut word = [0; 8];
-    word[..bytes.len()].copy_from_slice(bytes);
-    u64::from_le_bytes(word)
 }
