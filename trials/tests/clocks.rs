@@ -105,7 +105,12 @@ fn clocks_that_step_lose_nothing_and_mix_up_no_backups() {
     let shipped = format!("SELECT flush_lsn >= '{lsn}' FROM pg_stat_replication");
     until("it is shipped", || server.query(&shipped) == ["t"]);
     assert_eq!(receiver.terminate(), Some(0), "{}", receiver.words());
-    assert_eq!(server.value("SELECT failed_count FROM pg_stat_archiver"), "0");
+    let log = std::fs::read_to_string(server.log()).unwrap_or_default();
+    let said: Vec<&str> = log
+        .lines()
+        .filter(|line| ["LB-", "archiv", "faketime"].iter().any(|word| line.contains(word)))
+        .collect();
+    assert_eq!(server.value("SELECT failed_count FROM pg_stat_archiver"), "0", "{said:#?}");
     lab.run(&["verify"]).ok();
     let plan = ["restore", "--json", "--dry-run", "--latest", "--into"];
     let into = lab.place("latest").display().to_string();

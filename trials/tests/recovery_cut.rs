@@ -33,7 +33,7 @@ fn cut(major: u32) {
 
     let mut cuts = 0;
     let mut begun_cuts = 0;
-    while moments.go_on(cuts >= CUTS / 2) {
+    while moments.go_on(cuts >= CUTS / 2 && begun_cuts > 0) {
         let child = lab
             .command(&arguments)
             .stdout(Stdio::null())

@@ -137,7 +137,8 @@ fn under_lease(
     warn_of_a_newer_timeline(ports, identity.system_id, start.timeline)?;
     let earlier = previous.as_ref().map(BackupFacts::of).transpose()?;
     let proven_before = earlier.as_ref().is_some_and(|earlier| earlier.proves(&identity));
-    let known = earlier.as_ref().map(KnownPages::of).unwrap_or_default();
+    let known = earlier.as_ref().map(|earlier| KnownPages::of(earlier, identity.checksums));
+    let known = known.unwrap_or_default();
     let what = Copy {
         id,
         identity: &identity,

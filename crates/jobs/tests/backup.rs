@@ -3,6 +3,7 @@
 mod world;
 
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -205,6 +206,11 @@ fn damage_is_found_again_until_it_is_mended_also_where_nothing_changed() {
         assert!(report.damage[0].what.contains("2222"), "{}", report.damage[0].what);
         assert_eq!((checked(&world, |_| false), proven(&world)), (32, false));
     }
+    // Zeros are no better, as `zero_damaged_pages` makes them.
+    let file = fs::File::options().write(true).open(world.home.path().join("data/base/1/2"));
+    file.unwrap().write_all_at(&[0; 512], 5 * 512).unwrap();
+    let report = world.backup().unwrap();
+    assert_eq!((report.damaged_pages, proven(&world)), (1, false));
     world.commit(vec![world::change(&mut random, 2, 5)]);
     assert_eq!((checked(&world, |_| false), proven(&world)), (32, true));
     assert_eq!(checked(&world, |_| false), 0);

@@ -5,6 +5,8 @@ use std::path::Path;
 use lifeboat_engine::{ClusterIdentity, Origin, SegmentName, SegmentNo, TimelineId};
 use lifeboat_jobs::facts::BackupFacts;
 use lifeboat_jobs::inventory::Inventory;
+use lifeboat_jobs::wal::Gap;
+use lifeboat_jobs::wal::list::gaps;
 use lifeboat_jobs::{succession, wal};
 use lifeboat_postgres::live::backup::PostgresOrigin;
 use lifeboat_postgres::live::conninfo::Wanted;
@@ -48,6 +50,7 @@ pub(crate) fn all(app: &App) -> Vec<Point> {
         Err(error) => points.push(Point::error("server", error)),
     }
     points.push(newest_backup(app, &opened).unwrap_or_else(|e| Point::error("newest backup", e)));
+    points.extend(gap(&opened).unwrap_or_else(|e| Some(Point::error("WAL", e))));
     points
 }
 
@@ -321,6 +324,27 @@ fn is_there(
     let help = "SELECT pg_switch_wal() on the server, and look again; its log holds what \
                 archive_command printed";
     Ok(Point::failed(NAME, found, help))
+}
+
+/// WAL that is missing behind the newest backup: no moment after it can be reached.
+fn gap(opened: &Opened) -> Result<Option<Point>, CliError> {
+    let inventory = Inventory::load(&opened.cluster, &opened.engine)?;
+    let Some(newest) = inventory.newest() else { return Ok(None) };
+    let (system, timeline) = (newest.facts.identity.system_id, newest.facts.timeline);
+    let Some(timeline) = inventory.timelines.get(&(system, timeline)) else { return Ok(None) };
+    let start = newest.facts.start_lsn.segment(timeline.segment_size);
+    let behind = |gap: &&Gap| gap.last >= timeline.name(start);
+    Ok(gaps(timeline).iter().find(behind).map(|gap| {
+        Point::failed(
+            "WAL",
+            format!(
+                "{} to {} ({} segments) are missing after the newest backup: no later moment can be \
+                 restored",
+                gap.first, gap.last, gap.segments
+            ),
+            "take a backup now: lifeboat backup; what the server's log says of that time tells why",
+        )
+    }))
 }
 
 fn newest_backup(app: &App, opened: &Opened) -> Result<Point, CliError> {

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -323,6 +324,7 @@ impl Reading<'_> {
         let first = (offset / page) as u32;
         let still = worker.shared.known.lost.still(&self.file.path, first..first + pages as u32);
         self.writing.stretch.swept.add_faults(still);
+        self.still_damaged(worker.shared, first..first + pages as u32, true);
         let next = (offset + pages * page).min(end);
         worker.shared.progress.advance(Work::Bytes(next - offset));
         next
@@ -353,9 +355,8 @@ impl Reading<'_> {
                 if !known && self.check(worker.shared, page, first_page, within)? {
                     looked = looked.again(&worker.extents, page);
                 }
-                if looked.is_same() {
-                    self.still_damaged(worker.shared, within);
-                }
+                let unchanged = looked.is_same() || looked.is_zero();
+                self.still_damaged(worker.shared, within..within + 1, unchanged);
             }
             if looked.is_zero() && looked.is_same() {
                 let within = ((offset + start as u64) / page_bytes as u64) as u32;
@@ -376,11 +377,12 @@ impl Reading<'_> {
         Ok(())
     }
 
-    /// A page that was damaged and is the same is damaged, whatever can be told of it now.
-    fn still_damaged(&mut self, shared: &Shared<'_>, within: u32) {
+    /// Names pages again that were damaged and are not mended, whatever can be told of them now.
+    fn still_damaged(&mut self, shared: &Shared<'_>, pages: Range<u32>, unchanged: bool) {
         let damage = &mut self.writing.stretch.damage;
-        if damage.last().is_none_or(|damaged| damaged.page != within) {
-            damage.extend(shared.known.damaged.still(&self.file.path, within..within + 1));
+        // One that was found damaged just now is named already.
+        if damage.last().is_none_or(|damaged| damaged.page != pages.start) {
+            damage.extend(shared.known.still_damaged(&self.file.path, pages, unchanged));
         }
     }
 

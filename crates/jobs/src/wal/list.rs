@@ -186,7 +186,7 @@ fn describe_tail(timeline: &Timeline, number: SegmentNo, tail: &Tail) -> TailWal
 }
 
 /// What is missing between the segments of a timeline.
-pub(crate) fn gaps(timeline: &Timeline) -> Vec<Gap> {
+pub fn gaps(timeline: &Timeline) -> Vec<Gap> {
     let mut gaps = Vec::new();
     let mut last: Option<SegmentNo> = None;
     for number in timeline.segments.keys() {

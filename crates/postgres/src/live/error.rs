@@ -343,7 +343,7 @@ impl Explain for LiveError {
                 "is the server running, and are host (a socket's directory) and port right?"
             }
             Self::NoneWanted { .. } => {
-                "target_session_attrs or --from asks for it: is it among the hosts, and running?"
+                "target_session_attrs or --from asks for it: is it among the hosts, and running? (a standby is backed up with --from standby)"
             }
             Self::Login { .. } => {
                 "the server's pg_hba.conf (for replication: a line for the database `replication`) and the password (PGPASSWORD, password file of mode 0600) decide; with `peer` only the system user of the role's name may be it"

@@ -164,9 +164,10 @@ impl Writing {
                 }
                 let within = self.within();
                 // What looks damaged now is looked at again, and named then.
-                if looked.is_same() && self.suspects.last().is_none_or(|page| page.page != within) {
-                    let path = &self.part.file.path;
-                    self.damage.extend(shared.known.damaged.still(path, within..within + 1));
+                if self.suspects.last().is_none_or(|page| page.page != within) {
+                    let (path, pages) = (&self.part.file.path, within..within + 1);
+                    let unchanged = looked.is_same() || looked.is_zero();
+                    self.damage.extend(shared.known.still_damaged(path, pages, unchanged));
                 }
             }
             if looked.is_zero() && looked.is_same() {

@@ -48,15 +48,21 @@ pub(in crate::live) fn archiver_failure(
         let failed = archiver.failed;
         return Ok(Some(format!("archiving {segment} failed at {at} ({failed} failures so far)")));
     }
-    Ok(archiver.last.and_then(|(file, at)| {
-        let past = matches!(file.parse(), Ok(LogFile::Segment(name)) if name >= awaited);
-        past.then(|| {
-            format!(
-                "the server counts it as archived (last was {file}, at {at}), so its \
-                 archive_command succeeds without storing into this repository"
-            )
-        })
+    Ok(Some(match archiver.last {
+        Some((file, at)) if is_from(&file, awaited) => format!(
+            "the server counts it as archived (last was {file}, at {at}), so its archive_command \
+             succeeds without storing into this repository"
+        ),
+        // A command that cannot be started, or is killed, ends the archiver and is not counted.
+        _ => "the server has not archived it and counts no failure; if that stays so, its \
+              archive_command may be one that cannot be started, which its log would tell"
+            .to_owned(),
     }))
+}
+
+/// Whether an archived file is this segment or a later one.
+fn is_from(file: &str, segment: SegmentName) -> bool {
+    matches!(file.parse(), Ok(LogFile::Segment(name)) if name >= segment)
 }
 
 /// What is to be said of a server that does not archive: somebody may receive its WAL.
