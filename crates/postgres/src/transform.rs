@@ -9,6 +9,7 @@ mod join;
 mod shape;
 mod split;
 
+pub(crate) use columns::{unzigzag, zigzag};
 use lifeboat_engine::{Transform, TransformError};
 
 /// Number of this transform in the repository format.

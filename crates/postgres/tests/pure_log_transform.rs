@@ -8,7 +8,7 @@ use std::fs;
 use lifeboat_engine::Transform;
 use lifeboat_postgres::log_transform::SplitRecords;
 use proptest::prelude::*;
-use support::{Scratch, binaries};
+use support::{Noise, Scratch, binaries};
 
 /// Splits and joins; returns the split form, if there is one.
 fn round_trip(piece: &[u8]) -> Option<Vec<u8>> {
@@ -23,20 +23,6 @@ fn round_trip(piece: &[u8]) -> Option<Vec<u8>> {
     SplitRecords.join(&split, &mut joined).unwrap();
     assert!(joined == *piece, "the piece did not come back as it was");
     Some(split)
-}
-
-/// Numbers without a pattern, the same for the same seed.
-struct Noise(u64);
-
-impl Noise {
-    fn next(&mut self) -> usize {
-        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        (self.0 >> 33) as usize
-    }
-
-    fn below(&mut self, limit: usize) -> usize {
-        self.next() % limit
-    }
 }
 
 /// Where a made-up piece begins in the WAL.

@@ -6,21 +6,7 @@ mod support;
 use lifeboat_engine::Transform;
 use lifeboat_postgres::transform::SplitPages;
 use proptest::prelude::*;
-use support::{Scratch, binaries, relation_files};
-
-/// Numbers without a pattern, the same for the same seed.
-struct Noise(u64);
-
-impl Noise {
-    fn next(&mut self) -> usize {
-        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        (self.0 >> 33) as usize
-    }
-
-    fn below(&mut self, limit: usize) -> usize {
-        self.next() % limit
-    }
-}
+use support::{Noise, Scratch, binaries, relation_files};
 
 /// What goes into a made-up page.
 #[derive(Debug, Clone, Copy)]

@@ -3,6 +3,7 @@
 use lifeboat_engine::TransformError;
 
 use super::{BODY_BYTES_MAX, SHORT};
+use crate::transform::{unzigzag, zigzag};
 use crate::wal::RECORD_HEADER_BYTES;
 
 /// In the place of a length or transaction: it follows as a number of four bytes.
@@ -65,14 +66,6 @@ impl Head {
         }
         Ok(Self { body_bytes, xid, info: heads.byte()?, rmid: heads.byte()? })
     }
-}
-
-fn zigzag(step: u32) -> u32 {
-    (step << 1) ^ ((step as i32 >> 31) as u32)
-}
-
-fn unzigzag(step: u32) -> u32 {
-    (step >> 1) ^ (step & 1).wrapping_neg()
 }
 
 /// Number of places where bodies are remembered.

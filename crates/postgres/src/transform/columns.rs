@@ -42,12 +42,12 @@ pub(super) fn cut(
 }
 
 /// Maps small differences of either sign to small numbers.
-pub(super) fn zigzag(difference: u32) -> u32 {
+pub(crate) fn zigzag(difference: u32) -> u32 {
     (difference << 1) ^ ((difference as i32 >> 31) as u32)
 }
 
 /// Undoes [`zigzag`].
-pub(super) fn unzigzag(value: u32) -> u32 {
+pub(crate) fn unzigzag(value: u32) -> u32 {
     (value >> 1) ^ (value & 1).wrapping_neg()
 }
 

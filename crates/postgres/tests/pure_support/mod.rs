@@ -162,3 +162,17 @@ pub fn relation_files(data: &Path) -> Vec<(PathBuf, u32)> {
     files.sort();
     files
 }
+
+/// Numbers without a pattern, the same for the same seed.
+pub struct Noise(pub u64);
+
+impl Noise {
+    pub fn next(&mut self) -> usize {
+        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (self.0 >> 33) as usize
+    }
+
+    pub fn below(&mut self, limit: usize) -> usize {
+        self.next() % limit
+    }
+}
