@@ -121,6 +121,9 @@ fn gap(lab: &Lab) {
     lab.run(&["verify"]).found(&[&lost]);
     let listed = lab.run(&["wal", "list"]);
     assert!(listed.stdout.contains(&lost[16..]), "the gap is not shown:\n{}", listed.stdout);
+    let missing = |checked: &str| checked.contains("missing after the newest backup");
+    let checked = lab.run(&["check"]);
+    assert!(checked.code == Some(3) && missing(&checked.stdout), "{}", checked.stdout);
 
     let restored = Restored::start(lab, "before-gap", &["--to-lsn", &before.lsn]);
     assert_eq!(rows(&restored), "a b c d e");
@@ -134,6 +137,8 @@ fn gap(lab: &Lab) {
     // A later backup makes what lies behind the gap reachable.
     fs::rename(&path, &aside).expect("the object can be taken away");
     lab.backup();
+    let checked = lab.run(&["check"]).stdout;
+    assert!(!missing(&checked), "{checked}");
     insert(lab, "h");
     lab.archive_all();
     let restored = Restored::start(lab, "behind", &["--latest"]);
