@@ -9,6 +9,7 @@
 //! (records).
 
 mod columns;
+mod differ;
 mod front;
 mod join;
 mod pages;

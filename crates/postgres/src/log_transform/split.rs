@@ -1,7 +1,8 @@
 //! WAL to columns. Takes in only what joining gives back as it is.
 
 use super::BODY_BYTES_MAX;
-use super::columns::{Head, Templates, is_alike, nonzero_bytes, padded};
+use super::columns::{Head, Templates, is_alike};
+use super::differ::{SLACK_BYTES, differing};
 use super::front::{FRONT_BYTES, Front};
 use super::pages::{Header, HeaderPredictor};
 use crate::bytes::{array, u16_at, u32_at, u64_at};
@@ -75,9 +76,10 @@ struct Splitter<'a, 'o> {
     pages: Vec<u8>,
     masks: Vec<u8>,
     text: Text<'o>,
-    /// A record that lies on several pages.
-    scratch: Vec<u8>,
 }
+
+/// `XLogRecord` in `xlogrecord.h`.
+type RecordHeader = [u8; HEADER_BYTES];
 
 impl<'a, 'o> Splitter<'a, 'o> {
     fn new(piece: &'a [u8], page_bytes: usize, out: &'o mut Vec<u8>) -> Option<Self> {
@@ -95,7 +97,6 @@ impl<'a, 'o> Splitter<'a, 'o> {
             pages: Vec::with_capacity(piece.len() / page_bytes * 2),
             masks: Vec::with_capacity(piece.len() / 16),
             text: Text { end: out.len(), before, bytes: out },
-            scratch: Vec::new(),
         })
     }
 
@@ -132,37 +133,44 @@ impl<'a, 'o> Splitter<'a, 'o> {
         if offset + total <= self.page_bytes {
             let end = begin + total;
             let next = zeros_to(piece, end)?;
-            let (head, body) = self.head(&piece[begin..end], previous)?;
+            let (header, body) = piece[begin..end].split_first_chunk()?;
+            let head = self.head(header, body.len(), crc32c(body, &header[..20]), previous)?;
             self.body(head, body, begin);
             return Some((begin, next));
         }
-        let mut scratch = std::mem::take(&mut self.scratch);
-        let end = self.gather(begin, total, &mut scratch);
-        let next = end.and_then(|end| {
-            let next = zeros_to(piece, end)?;
-            let (_, body) = self.head(&scratch, previous)?;
-            self.text.append(body);
-            Some(next)
-        });
-        self.scratch = scratch;
-        Some((begin, next?))
+        let mut header = [0; HEADER_BYTES];
+        let end = self.gather(begin, total, &mut header)?;
+        let next = zeros_to(piece, end)?;
+        let body = self.text.behind(total - HEADER_BYTES);
+        let sum = crc32c(body, &header[..20]);
+        self.head(&header, total - HEADER_BYTES, sum, previous)?;
+        self.text.end += total - HEADER_BYTES;
+        Some((begin, next))
     }
 
-    /// Collects a record that lies on several pages, and says where it ends.
-    fn gather(&mut self, begin: usize, total: usize, scratch: &mut Vec<u8>) -> Option<usize> {
-        let mut page = begin + (self.page_bytes - begin % self.page_bytes);
-        scratch.clear();
-        scratch.extend_from_slice(&self.piece[begin..page]);
+    /// Collects a record that lies on several pages, its body behind the text, and says where it
+    /// ends.
+    fn gather(&mut self, begin: usize, total: usize, header: &mut RecordHeader) -> Option<usize> {
+        let (mut from, mut to) = (begin, begin.next_multiple_of(self.page_bytes));
+        let mut gathered = 0;
         loop {
-            let left = total - scratch.len();
-            self.page(page, left)?;
-            let from = page + SHORT_HEADER_BYTES;
-            let to = from + left.min(self.page_bytes - SHORT_HEADER_BYTES);
-            scratch.extend_from_slice(self.piece.get(from..to)?);
-            if scratch.len() == total {
+            let mut part = self.piece.get(from..to)?;
+            if gathered < HEADER_BYTES {
+                let rest = &mut header[gathered..];
+                let (first, body) = part.split_at(rest.len().min(part.len()));
+                rest[..first.len()].copy_from_slice(first);
+                gathered += first.len();
+                part = body;
+            }
+            self.text.put_behind(gathered.saturating_sub(HEADER_BYTES), part);
+            gathered += part.len();
+            if gathered == total {
                 return Some(to);
             }
-            page += self.page_bytes;
+            let left = total - gathered;
+            self.page(to, left)?;
+            from = to + SHORT_HEADER_BYTES;
+            to = from + left.min(self.page_bytes - SHORT_HEADER_BYTES);
         }
     }
 
@@ -179,18 +187,23 @@ impl<'a, 'o> Splitter<'a, 'o> {
         Some(())
     }
 
-    /// Tells the header of a record when it follows from the rest, and gives its body.
-    fn head<'r>(&mut self, whole: &'r [u8], previous: Option<u64>) -> Option<(Head, &'r [u8])> {
-        let (header, body) = whole.split_first_chunk::<HEADER_BYTES>()?;
+    /// Tells the header of a record when it follows from the rest; `sum` is the record's checksum.
+    fn head(
+        &mut self,
+        header: &RecordHeader,
+        body_bytes: usize,
+        sum: u32,
+        previous: Option<u64>,
+    ) -> Option<Head> {
         let link = u64_at(header, 8)?;
         let follows = previous.is_none_or(|previous| previous == link)
             && header[18..20] == [0, 0]
-            && u32_at(header, 20) == Some(crc32c(body, &header[..20]));
+            && u32_at(header, 20) == Some(sum);
         if !follows {
             return None;
         }
         let head = Head {
-            body_bytes: body.len() as u32,
+            body_bytes: body_bytes as u32,
             xid: u32_at(header, 4)?,
             info: header[16],
             rmid: header[17],
@@ -200,7 +213,7 @@ impl<'a, 'o> Splitter<'a, 'o> {
         }
         head.write(&mut self.last_xid, &mut self.heads);
         self.records += 1;
-        Some((head, body))
+        Some(head)
     }
 
     /// Tells the body of a record that begins at `begin` and lies on one page.
@@ -233,7 +246,10 @@ impl<'a, 'o> Splitter<'a, 'o> {
 /// The end of the record's padding when it is zeros.
 fn zeros_to(piece: &[u8], end: usize) -> Option<usize> {
     let next = end.next_multiple_of(8);
-    piece.get(end..next)?.iter().all(|byte| *byte == 0).then_some(next)
+    let above_padding = 64 - 8 * (next - end) as u32;
+    // A record is longer than a word.
+    let last = u64_at(piece, next.checked_sub(8)?)?;
+    (last.checked_shr(above_padding).unwrap_or(0) == 0).then_some(next)
 }
 
 /// The column with the bytes of bodies, with room behind its end.
@@ -254,44 +270,27 @@ impl Text<'_> {
     }
 
     fn append(&mut self, bytes: &[u8]) {
-        self.room(bytes.len()).copy_from_slice(bytes);
+        self.put_behind(0, bytes);
         self.end += bytes.len();
+    }
+
+    /// Writes bytes that lie so far behind the text's end, and may yet be left there.
+    fn put_behind(&mut self, distance: usize, bytes: &[u8]) {
+        self.room(distance + bytes.len())[distance..].copy_from_slice(bytes);
+    }
+
+    /// What was written behind the text's end.
+    fn behind(&self, length: usize) -> &[u8] {
+        &self.bytes[self.end..self.end + length]
     }
 
     /// Appends those bytes of `body` that are not as in `template`, and to `masks` which they are.
     fn append_different(&mut self, template: &[u8], body: &[u8], masks: &mut Vec<u8>) {
-        let (old, old_rest) = template.as_chunks::<8>();
-        let (new, new_rest) = body.as_chunks::<8>();
         // Each word writes eight bytes, of which the last may not count.
-        let room = self.room(body.len() + 8);
+        let room = self.room(body.len() + SLACK_BYTES);
         let mut mask_of = [0; BODY_BYTES_MAX / 8];
-        let mut kept = 0;
-        for ((old, new), mask) in old.iter().zip(new).zip(&mut mask_of) {
-            *mask = keep(u64::from_le_bytes(*old), u64::from_le_bytes(*new), room, &mut kept);
-        }
-        if !new_rest.is_empty() {
-            mask_of[new.len()] = keep(padded(old_rest), padded(new_rest), room, &mut kept);
-        }
+        let kept = differing(template, body, room, &mut mask_of);
         masks.extend_from_slice(&mask_of[..body.len().div_ceil(8)]);
         self.end += kept;
     }
-}
-
-/// Writes those bytes of `new` that are not as in `old` behind the `kept` ones, and says which they
-/// are; what follows them has a value that does not matter. Without a branch for each byte: which
-/// ones differ is hard to foretell.
-#[inline(always)]
-fn keep(old: u64, new: u64, out: &mut [u8], kept: &mut usize) -> u8 {
-    let (mask, ones) = nonzero_bytes(old ^ new);
-    if mask != 0
-        && let Some(out) = out.get_mut(*kept..).and_then(|out| out.first_chunk_mut::<8>())
-    {
-        let mut at = 0;
-        for byte in 0..8 {
-            out[at & 7] = (new >> (8 * byte)) as u8;
-            at += (ones >> (8 * byte)) as usize & 1;
-        }
-        *kept += at;
-    }
-    mask
 }
