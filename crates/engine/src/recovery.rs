@@ -43,7 +43,7 @@ pub trait Engine: Send + Sync {
     /// Reads the same from a segment while it is being received, without reading all of it again
     /// each time.
     fn follow_log<'a>(&'a self, name: SegmentName) -> Box<dyn LogFollower + 'a> {
-        Box::new(ReadAnew { engine: self, name })
+        Box::new(ReadAnew { engine: self, name, facts: LogFacts::default() })
     }
     /// Where the end of transaction `xid` lies in a segment, if it ends there: end of its commit
     /// or abort record, and when it ended. An engine without transaction numbers finds none.
@@ -120,20 +120,24 @@ pub trait Engine: Send + Sync {
 pub trait LogFollower: Send {
     /// What the first `filled` bytes tell.
     ///
-    /// - Shape: `segment` has the size of a segment, zeros from `filled` on; what was there at an
-    ///   earlier call is there still, and `filled` never falls.
-    fn facts(&mut self, segment: &[u8], filled: usize) -> LogFacts;
+    /// - Shape: `segment` has the size of a segment; what was there at an earlier call is there
+    ///   still, `filled` never falls, and what lies behind it does not matter.
+    fn facts(&mut self, segment: &[u8], filled: usize) -> &LogFacts;
 }
 
 /// Follows a segment by reading it from its beginning each time.
 struct ReadAnew<'a, E: ?Sized> {
     engine: &'a E,
     name: SegmentName,
+    facts: LogFacts,
 }
 
 impl<E: Engine + ?Sized> LogFollower for ReadAnew<'_, E> {
-    fn facts(&mut self, segment: &[u8], _filled: usize) -> LogFacts {
-        self.engine.log_facts(self.name, segment)
+    fn facts(&mut self, segment: &[u8], filled: usize) -> &LogFacts {
+        let mut there = segment.to_vec();
+        there.iter_mut().skip(filled).for_each(|byte| *byte = 0);
+        self.facts = self.engine.log_facts(self.name, &there);
+        &self.facts
     }
 }
 

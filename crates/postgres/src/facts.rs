@@ -55,7 +55,9 @@ pub enum Event {
 /// - Never panics, allocates no more than the longest record.
 /// - Checked by: `segments_of_a_real_cluster_walk_as_pg_waldump_walks_them`.
 pub fn log_facts(name: SegmentName, segment: &[u8]) -> LogFacts {
-    Follower::new(name).facts(segment, segment.len())
+    let mut follower = Follower::new(name);
+    follower.facts(segment, segment.len());
+    follower.facts
 }
 
 /// Reads facts from a segment while it is received: no record is read twice.
@@ -76,12 +78,12 @@ impl Follower {
 }
 
 impl LogFollower for Follower {
-    fn facts(&mut self, segment: &[u8], filled: usize) -> LogFacts {
+    fn facts(&mut self, segment: &[u8], filled: usize) -> &LogFacts {
         let reader = match self.position {
-            Some(position) => Reader::resume(self.name, segment, position),
-            None => Reader::new(self.name, segment),
+            Some(position) => Reader::resume(self.name, segment, filled, position),
+            None => Reader::of_part(self.name, segment, filled),
         };
-        let Ok(mut reader) = reader else { return self.facts.clone() };
+        let Ok(mut reader) = reader else { return &self.facts };
         let full = filled >= segment.len();
         let received = Lsn(reader.header().start.0 + filled as u64);
         if reader.tail() == Tail::Walking {
@@ -91,7 +93,7 @@ impl LogFollower for Follower {
             // Of a record under way some bytes are zeros still.
             let here = full || record.end <= received;
             if !here || !record.is_intact(&mut self.scratch) {
-                return self.facts.clone();
+                return &self.facts;
             }
             if let Some(event) = event(&record, &mut self.scratch) {
                 note(&mut self.facts, event);
@@ -105,7 +107,7 @@ impl LogFollower for Follower {
                 Tail::HeaderCutOff => true,
                 Tail::Walking | Tail::Full | Tail::Switched | Tail::Invalid => false,
             };
-        self.facts.clone()
+        &self.facts
     }
 }
 

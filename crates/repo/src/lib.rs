@@ -10,6 +10,7 @@
 //! | [`writer`] | [`BackupWriter`]: stores a backup |
 //! | [`reader`] | [`ContentReader`]: reads one back |
 //! | [`logs`], [`log_batch`] | archived log files, one by one and many at a time |
+//! | [`log_encoding`] | a log file on its way to its object, piece by piece |
 //! | [`tails`] | pieces of a log file that is not finished yet |
 //! | [`journal`] | facts that outlive backups: what was added, removed, lost |
 //! | [`lease`] | one writer per cluster at a time |
@@ -25,6 +26,7 @@ pub mod journal;
 pub mod keys;
 pub mod lease;
 pub mod log_batch;
+pub mod log_encoding;
 pub mod logs;
 pub mod manifest;
 pub mod map;
@@ -46,7 +48,8 @@ pub use journal::{Event, Fact};
 pub use keys::{Identity, Keyring, Protection};
 pub use lease::{Lease, Purpose};
 pub use log_batch::LogBatch;
-pub use logs::{ArchivedLog, LogHead, LogPlace, LogReader, LogWriter, PushOutcome};
+pub use log_encoding::{EncodedLog, LOG_PIECE_BYTES, LogEncoding, LogWriter};
+pub use logs::{ArchivedLog, LogHead, LogPlace, LogReader, PushOutcome};
 pub use manifest::{ChunkRef, Manifest, Totals};
 pub use map::{MapPart, PART_PAGES};
 pub use pack::{BoxRef, PackId};

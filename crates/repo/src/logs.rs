@@ -6,27 +6,22 @@ use lifeboat_store::Key;
 use lifeboat_units::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::codec::{
-    Compression, Compressor, Decompressor, EXTENT_BYTES_MAX, HEAD_BYTES, Transforms,
-};
-use crate::crypt::{BoxKind, SALT_BYTES, TAG_BYTES};
+use crate::codec::{Compression, Decompressor, HEAD_BYTES, Transforms};
+use crate::crypt::{BoxKind, TAG_BYTES};
 use crate::error::RepoError;
 use crate::id::{hex, unhex};
 use crate::keys::DataKey;
+use crate::log_encoding::{EncodedLog, LOG_PIECE_BYTES};
 use crate::repository::Cluster;
 
 /// First bytes of an archived log file: name and format version.
-const MAGIC: [u8; 8] = *b"LBLOGF\x00\x01";
+pub(crate) const MAGIC: [u8; 8] = *b"LBLOGF\x00\x01";
 /// Magic, and the length of the sealed head.
-const FRONT_BYTES: usize = 12;
+pub(crate) const FRONT_BYTES: usize = 12;
 /// Longest sealed head, in bytes.
-const HEAD_BYTES_MAX: usize = 1 << 20;
+pub(crate) const HEAD_BYTES_MAX: usize = 1 << 20;
 /// Largest log file, in bytes: the largest WAL segment.
 pub(crate) const FILE_BYTES_MAX: u64 = 1 << 30;
-/// A log file is compressed and sealed in pieces of this length.
-const PIECE_BYTES: usize = EXTENT_BYTES_MAX;
-/// Left free in front of the pieces for what is known only after them. A longer head moves them.
-const HEAD_ROOM_BYTES: usize = 16 << 10;
 /// So many pieces are read with one request: 16 MiB at most.
 const READ_PIECES: usize = 16;
 
@@ -74,9 +69,9 @@ pub struct LogHead {
     /// Keyed digest of its content (hexadecimal).
     pub digest: String,
     /// Its data key, wrapped (hexadecimal).
-    data_key: String,
+    pub(crate) data_key: String,
     /// Sealed lengths of its pieces.
-    pieces: Vec<u32>,
+    pub(crate) pieces: Vec<u32>,
     /// When it was archived, by lifeboat's clock.
     pub archived_at: Timestamp,
     /// What the engine and the job know of it; the repository does not look into it.
@@ -101,19 +96,6 @@ impl LogReader {
     fn new(transforms: &Transforms) -> Self {
         let decompressor = Decompressor::new(transforms.clone());
         Self { decompressor, sealed: Vec::new(), content: Vec::new() }
-    }
-}
-
-/// Memory for storing log files, used again and again.
-pub struct LogWriter {
-    compressor: Compressor,
-    /// The object: unused room, then front and head, then the pieces.
-    object: Vec<u8>,
-}
-
-impl LogWriter {
-    fn new(compression: Compression, transforms: &Transforms) -> Self {
-        Self { compressor: Compressor::for_logs(compression, transforms), object: Vec::new() }
     }
 }
 
@@ -151,11 +133,6 @@ impl Cluster {
         LogReader::new(self.log_transforms())
     }
 
-    /// Memory for storing log files of this cluster, compressed in this way.
-    pub fn log_writer(&self, compression: Compression) -> LogWriter {
-        LogWriter::new(compression, self.log_transforms())
-    }
-
     /// Archives a log file.
     pub fn push_log(
         &self,
@@ -165,38 +142,30 @@ impl Cluster {
         archived_at: Timestamp,
         facts: serde_json::Value,
     ) -> Result<PushOutcome, RepoError> {
-        let key = place.key(self)?;
-        if content.len() as u64 > FILE_BYTES_MAX {
-            return Err(RepoError::damaged(key.as_str(), "it is longer than a log file can be"));
-        }
-        let offered = self.log_digest(content);
         // Asked first, because the server repeats a push whose answer it did not get.
-        match self.compare_log(place, &offered) {
-            Err(error) if error.is_not_found() => {}
-            answer => return answer,
+        if self.has_log(place)? {
+            return self.compare_log(place, &self.log_digest(content));
         }
         let mut writer = self.log_writer(compression);
-        let body = self.encode_log(place, content, &offered, &mut writer, archived_at, facts)?;
-        match self.store().put(&key, body) {
-            Ok(()) => self.stored(body),
-            Err(error) if error.is_already_exists() => self.compare_log(place, &offered),
+        let encoded = self.encode_whole_log(place, content, &mut writer, archived_at, facts)?;
+        self.put_log(&encoded)
+    }
+
+    /// Stores an encoded log file; it is durable when this returns.
+    pub fn put_log(&self, log: &EncodedLog<'_>) -> Result<PushOutcome, RepoError> {
+        match self.store().put(&log.key, log.body) {
+            Ok(()) => {
+                self.repository().confirm()?;
+                Ok(PushOutcome::Stored { stored_bytes: log.body.len() as u64 })
+            }
+            Err(error) if error.is_already_exists() => self.compare_log(&log.place, log.digest()),
             Err(error) => Err(error.into()),
         }
     }
 
-    /// What is told of a file that was put a moment ago.
-    pub(crate) fn stored(&self, body: &[u8]) -> Result<PushOutcome, RepoError> {
-        self.repository().confirm()?;
-        Ok(PushOutcome::Stored { stored_bytes: body.len() as u64 })
-    }
-
     /// Compares with what is there, and makes that durable when it is the same: whoever put it may
-    /// have been killed before it was.
-    pub(crate) fn compare_log(
-        &self,
-        place: &LogPlace,
-        offered: &str,
-    ) -> Result<PushOutcome, RepoError> {
+    /// have been killed before it was. `offered` is a [`Cluster::log_digest`].
+    pub fn compare_log(&self, place: &LogPlace, offered: &str) -> Result<PushOutcome, RepoError> {
         let head = self.log_head(place)?;
         if head.digest == offered {
             self.store().confirm(&place.key(self)?)?;
@@ -205,55 +174,6 @@ impl Cluster {
         } else {
             Ok(PushOutcome::Different { archived: head.digest, offered: offered.to_owned() })
         }
-    }
-
-    /// The object that a log file becomes. `digest` is [`Cluster::log_digest`] of `content`.
-    pub(crate) fn encode_log<'w>(
-        &self,
-        place: &LogPlace,
-        content: &[u8],
-        digest: &str,
-        writer: &'w mut LogWriter,
-        archived_at: Timestamp,
-        facts: serde_json::Value,
-    ) -> Result<&'w [u8], RepoError> {
-        let relative = place.relative();
-        let scope = self.object_scope(&relative);
-        let data_key = DataKey::random(self.repository().entropy());
-        let content_key = data_key.seal_key(&scope);
-        let LogWriter { compressor, object } = writer;
-        object.clear();
-        object.resize(HEAD_ROOM_BYTES, 0);
-        let mut pieces = Vec::new();
-        for (number, piece) in content.chunks(PIECE_BYTES).enumerate() {
-            let from = object.len();
-            compressor.compress(piece, true, object);
-            content_key.seal(BoxKind::Extent, number as u64, object, from);
-            pieces.push((object.len() - from) as u32);
-        }
-        let wrapped = data_key.wrap(&self.repository().keyring().recipients)?;
-        let head = LogHead {
-            size_bytes: content.len() as u64,
-            digest: digest.to_owned(),
-            data_key: hex(&wrapped),
-            pieces,
-            archived_at,
-            facts,
-        };
-        let plain = serde_json::to_vec(&head).expect("a head always serialises");
-        let mut front = Vec::with_capacity(FRONT_BYTES + SALT_BYTES + plain.len() + TAG_BYTES);
-        front.extend_from_slice(&MAGIC);
-        front.extend_from_slice(&[0; FRONT_BYTES - MAGIC.len()]);
-        self.seal_single(&relative, BoxKind::LogHead, &plain, &mut front);
-        let sealed_bytes = front.len() - FRONT_BYTES;
-        if sealed_bytes > HEAD_BYTES_MAX {
-            return Err(RepoError::damaged(relative, "its head would be longer than heads can be"));
-        }
-        front[MAGIC.len()..FRONT_BYTES].copy_from_slice(&(sealed_bytes as u32).to_le_bytes());
-        // In front of the pieces, so that they need not be copied.
-        let begin = HEAD_ROOM_BYTES.saturating_sub(front.len());
-        drop(object.splice(begin..HEAD_ROOM_BYTES, front));
-        Ok(&object[begin..])
     }
 
     /// Whether a log file of this name is archived; its content is not looked at.
@@ -296,8 +216,8 @@ impl Cluster {
             self.open_single(&place.relative(), BoxKind::LogHead, key.as_str(), &mut buffer)?;
         let head: LogHead = serde_json::from_slice(plain).map_err(|e| damaged(e.to_string()))?;
         let fits = head.size_bytes <= FILE_BYTES_MAX
-            && head.pieces.len() as u64 == head.size_bytes.div_ceil(PIECE_BYTES as u64)
-            && head.pieces.iter().all(|p| *p as usize <= PIECE_BYTES + HEAD_BYTES + TAG_BYTES);
+            && head.pieces.len() as u64 == head.size_bytes.div_ceil(LOG_PIECE_BYTES as u64)
+            && head.pieces.iter().all(|p| *p as usize <= LOG_PIECE_BYTES + HEAD_BYTES + TAG_BYTES);
         if fits {
             Ok((head, (FRONT_BYTES + length) as u64))
         } else {
@@ -336,7 +256,7 @@ impl Cluster {
             0 => *content = vec![0; head.size_bytes as usize], // zeros from the system cost nothing
             _ => content.resize(head.size_bytes as usize, 0),
         }
-        let mut raw = content.chunks_mut(PIECE_BYTES);
+        let mut raw = content.chunks_mut(LOG_PIECE_BYTES);
         let mut number = 0;
         let mut left = &head.pieces[..];
         while !left.is_empty() {

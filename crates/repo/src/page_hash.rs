@@ -95,6 +95,25 @@ impl PageHasher {
     pub fn digest(&self, content: &[u8]) -> [u8; 32] {
         *blake3::keyed_hash(&self.key, content).as_bytes()
     }
+
+    /// Begins the digest of content that comes in pieces.
+    pub(crate) fn digesting(&self) -> Digesting {
+        Digesting(Box::new(blake3::Hasher::new_keyed(&self.key)))
+    }
+}
+
+/// The digest of content that comes in pieces.
+pub(crate) struct Digesting(Box<blake3::Hasher>);
+
+impl Digesting {
+    pub(crate) fn add(&mut self, piece: &[u8]) {
+        self.0.update(piece);
+    }
+
+    /// As [`PageHasher::digest`] of all pieces.
+    pub(crate) fn finish(&self) -> [u8; 32] {
+        *self.0.finalize().as_bytes()
+    }
 }
 
 fn parents(platform: Platform, key: &[u32; 8], (left, right): (&Node, &Node), flags: u8) -> Node {

@@ -105,15 +105,9 @@ impl Cluster {
         if place.length() as usize != content.len() || content.is_empty() {
             return Err(RepoError::damaged(key.as_str(), "it is not as long as its name says"));
         }
-        let offered = hex(&self.hasher().digest(content));
         let mut writer = self.log_writer(compression);
-        let body = self.encode_log(&object, content, &offered, &mut writer, archived_at, facts)?;
         // Not asked first, unlike a whole file: a piece is new nearly always, and a commit waits.
-        match self.store().put(&key, body) {
-            Ok(()) => self.stored(body),
-            Err(error) if error.is_already_exists() => self.compare_log(&object, &offered),
-            Err(error) => Err(error.into()),
-        }
+        self.put_log(&self.encode_whole_log(&object, content, &mut writer, archived_at, facts)?)
     }
 
     /// The digest that a head gives for this content (hexadecimal).

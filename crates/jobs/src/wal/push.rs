@@ -22,13 +22,15 @@ pub mod watch;
 mod batch;
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use lifeboat_engine::{EngineError, LogFile, SegmentName, SegmentNo, SegmentSize, SystemId};
-use lifeboat_repo::{Compression, LogPlace, PushOutcome};
+use lifeboat_engine::{
+    Engine, EngineError, LogFile, LogFollower, SegmentName, SegmentNo, SegmentSize, SystemId,
+};
+use lifeboat_repo::{Compression, EncodedLog, LOG_PIECE_BYTES, LogPlace, LogWriter, PushOutcome};
 use lifeboat_units::{ByteCount, Timestamp};
 use serde::Serialize;
 
@@ -91,18 +93,14 @@ pub fn push(
     path: &Path,
 ) -> Result<PushReport, PushError> {
     let mut content = Vec::new();
-    let offer = offer(ports, path, &Admitted::default(), &mut content)?;
+    let mut writer = ports.cluster.log_writer(settings.compression);
+    let (offer, object) = offer(ports, path, &Admitted::default(), &mut content, &mut writer)?;
     let name = offer.file.to_string();
-    let outcome = ports
-        .cluster
-        .push_log(
-            &offer.place,
-            &content,
-            settings.compression,
-            ports.clock.now(),
-            offer.facts_as_json(),
-        )
-        .map_err(|source| PushError::Repo { file: name.clone(), source })?;
+    let outcome = match object {
+        Object::New(encoded) => ports.cluster.put_log(&encoded),
+        Object::There(digest) => ports.cluster.compare_log(&offer.place, &digest),
+    };
+    let outcome = outcome.map_err(|source| PushError::Repo { file: name.clone(), source })?;
     let size_bytes = ByteCount(content.len() as u64);
     let (outcome, stored) = settle(&name, outcome)?;
     Ok(PushReport { file: name, outcome, size_bytes, stored_bytes: ByteCount(stored) })
@@ -119,70 +117,117 @@ fn settle(file: &str, outcome: PushOutcome) -> Result<(Pushed, u64), PushError> 
     }
 }
 
-/// A file that was read and may be stored; its content lies beside it.
+/// A file that was read and may be stored.
 struct Offer {
     file: LogFile,
     system: SystemId,
     place: LogPlace,
     stamp: FileStamp,
-    facts: ArchivedFacts,
 }
 
-impl Offer {
-    fn facts_as_json(&self) -> serde_json::Value {
-        serde_json::to_value(&self.facts).expect("facts always serialise")
-    }
+/// What a file that was read is to the repository.
+enum Object<'a> {
+    /// Nothing lies at its place yet: this is to be put there.
+    New(EncodedLog<'a>),
+    /// Something does: this is the digest to compare it with.
+    There(String),
 }
 
-/// Reads a file into `content` and looks whether it may be stored.
-fn offer(
-    ports: &Ports<'_>,
+/// Reads a file into `content`, looks whether it may be stored, and encodes it.
+///
+/// Piece by piece: what one step did is in the processor's cache for the next.
+fn offer<'a>(
+    ports: &Ports<'a>,
     path: &Path,
     admitted: &Admitted,
     content: &mut Vec<u8>,
-) -> Result<Offer, PushError> {
+    writer: &'a mut LogWriter,
+) -> Result<(Offer, Object<'a>), PushError> {
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let file: LogFile =
         name.parse().map_err(|source| PushError::Name { name: name.clone(), source })?;
-    let (stamp, written_at) = read_file(path, content)?;
+    let mut source = Source::open(path, content)?;
+    source.read_to(LOG_PIECE_BYTES, content)?;
     let local = local_system(ports, path);
     let (system, segment) = origin(ports, file, content, local)?;
     if !admitted.covers(system, ports.clock.monotonic()) {
         check_system(ports, file, system, segment)?;
         admitted.note(system, ports.clock.monotonic());
     }
-    let facts = ArchivedFacts { written_at, ..facts(ports, file, system, segment, content) };
-    Ok(Offer { file, system, place: place(system, file), stamp, facts })
+    let failed = |source| PushError::Repo { file: name.clone(), source };
+    let (cluster, place) = (ports.cluster, place(system, file));
+    let object = if cluster.has_log(&place).map_err(failed)? {
+        source.read_to(content.len(), content)?;
+        source.end()?;
+        Object::There(cluster.log_digest(content))
+    } else {
+        let mut encoding = cluster.encode_log(&place, writer);
+        let mut facts = FactsReader::new(ports.engine, file);
+        for from in (0..content.len()).step_by(LOG_PIECE_BYTES) {
+            let to = content.len().min(from + LOG_PIECE_BYTES);
+            source.read_to(to, content)?;
+            facts.read(content, to);
+            encoding.add(&content[from..to]);
+        }
+        source.end()?;
+        let facts = ArchivedFacts {
+            system: segment.map(|_| system),
+            segment,
+            written_at: source.written_at,
+            ..facts.end(content)
+        };
+        let facts = serde_json::to_value(&facts).expect("facts always serialise");
+        Object::New(encoding.finish(ports.clock.now(), facts).map_err(failed)?)
+    };
+    Ok((Offer { file, system, place, stamp: source.stamp }, object))
 }
 
-/// Replaces `content` by the file's, and says by what the file is known and when it was last
-/// written. A file that is written to meanwhile is refused: what was read may be neither the old
-/// nor the new.
-fn read_file(
-    path: &Path,
-    content: &mut Vec<u8>,
-) -> Result<(FileStamp, Option<Timestamp>), PushError> {
-    let failed = |source| PushError::Read { path: path.to_owned(), source };
-    let mut file = File::open(path).map_err(failed)?;
-    let data = file.metadata().map_err(failed)?;
-    let size_bytes = data.len();
-    let written_at = data.modified().ok().and_then(|at| Timestamp::try_from(at).ok());
-    let too_large = |size_bytes| PushError::TooLarge { path: path.to_owned(), size_bytes };
-    if size_bytes > FILE_BYTES_MAX {
-        return Err(too_large(size_bytes));
+/// A file that is being read.
+struct Source<'p> {
+    path: &'p Path,
+    file: File,
+    stamp: FileStamp,
+    written_at: Option<Timestamp>,
+    read_bytes: usize,
+}
+
+impl<'p> Source<'p> {
+    /// Makes `content` as long as the file is; what is in it is not the file's yet.
+    fn open(path: &'p Path, content: &mut Vec<u8>) -> Result<Self, PushError> {
+        let failed = |source| PushError::Read { path: path.to_owned(), source };
+        let file = File::open(path).map_err(failed)?;
+        let data = file.metadata().map_err(failed)?;
+        let (stamp, size_bytes) = (FileStamp::of(&data), data.len());
+        if size_bytes > FILE_BYTES_MAX {
+            return Err(PushError::TooLarge { path: path.to_owned(), size_bytes });
+        }
+        let written_at = data.modified().ok().and_then(|at| Timestamp::try_from(at).ok());
+        content.resize(size_bytes as usize, 0);
+        Ok(Self { path, file, stamp, written_at, read_bytes: 0 })
     }
-    content.clear();
-    content.reserve(size_bytes as usize + 1);
-    (&mut file).take(FILE_BYTES_MAX + 1).read_to_end(content).map_err(failed)?;
-    if content.len() as u64 > FILE_BYTES_MAX {
-        return Err(too_large(content.len() as u64));
+
+    /// Reads on until the first `to` bytes are there, or all.
+    fn read_to(&mut self, to: usize, content: &mut [u8]) -> Result<(), PushError> {
+        let to = to.min(content.len());
+        if let Some(missing) = content.get_mut(self.read_bytes..to) {
+            self.file.read_exact(missing).map_err(|source| match source.kind() {
+                ErrorKind::UnexpectedEof => PushError::Changing { path: self.path.to_owned() },
+                _ => PushError::Read { path: self.path.to_owned(), source },
+            })?;
+            self.read_bytes = to;
+        }
+        Ok(())
     }
-    let stamp = FileStamp::of(&data);
-    let after = FileStamp::of(&file.metadata().map_err(failed)?);
-    if after.size_bytes != content.len() as u64 || after.modified != stamp.modified {
-        return Err(PushError::Changing { path: path.to_owned() });
+
+    /// That the file is still what it was when its reading began.
+    fn end(&self) -> Result<(), PushError> {
+        let failed = |source| PushError::Read { path: self.path.to_owned(), source };
+        let after = FileStamp::of(&self.file.metadata().map_err(failed)?);
+        if (after.size_bytes, after.modified) != (self.stamp.size_bytes, self.stamp.modified) {
+            return Err(PushError::Changing { path: self.path.to_owned() });
+        }
+        Ok(())
     }
-    Ok((stamp, written_at))
 }
 
 /// Systems that were let in a short while ago, so that a process that pushes many files need not
@@ -234,27 +279,41 @@ fn origin(
     }
 }
 
-fn facts(
-    ports: &Ports<'_>,
+/// What a planner wants to know of a file, read piece by piece.
+struct FactsReader<'a> {
+    engine: &'a dyn Engine,
     file: LogFile,
-    system: SystemId,
-    segment: Option<SegmentSize>,
-    content: &[u8],
-) -> ArchivedFacts {
-    let log = match file {
-        LogFile::Segment(name) | LogFile::Partial(name) => {
-            let mut log = ports.engine.log_facts(name, content);
-            log.restore_points.truncate(RESTORE_POINTS_MAX);
-            Some(log)
+    log: Option<Box<dyn LogFollower + 'a>>,
+}
+
+impl<'a> FactsReader<'a> {
+    fn new(engine: &'a dyn Engine, file: LogFile) -> Self {
+        let log = match file {
+            LogFile::Segment(name) | LogFile::Partial(name) => Some(engine.follow_log(name)),
+            LogFile::BackupHistory(..) | LogFile::History(_) => None,
+        };
+        Self { engine, file, log }
+    }
+
+    fn read(&mut self, content: &[u8], filled: usize) {
+        if let Some(log) = &mut self.log {
+            log.facts(content, filled);
         }
-        LogFile::BackupHistory(..) | LogFile::History(_) => None,
-    };
-    let ancestry = match file {
-        // A history that cannot be understood is archived all the same: the server wants it kept.
-        LogFile::History(timeline) => ports.engine.parse_history(timeline, content).ok(),
-        _ => None,
-    };
-    ArchivedFacts { system: segment.map(|_| system), segment, log, written_at: None, ancestry }
+    }
+
+    fn end(mut self, content: &[u8]) -> ArchivedFacts {
+        let log = self.log.as_mut().map(|log| {
+            let mut facts = log.facts(content, content.len()).clone();
+            facts.restore_points.truncate(RESTORE_POINTS_MAX);
+            facts
+        });
+        let ancestry = match self.file {
+            // A history that cannot be understood is archived all the same: the server wants it kept.
+            LogFile::History(timeline) => self.engine.parse_history(timeline, content).ok(),
+            _ => None,
+        };
+        ArchivedFacts { system: None, segment: None, log, written_at: None, ancestry }
+    }
 }
 
 /// Restore points that are noted beside one segment. More are still in the segment, but a restore

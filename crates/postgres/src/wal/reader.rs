@@ -35,6 +35,8 @@ pub enum Tail<'a> {
 #[derive(Debug, Clone)]
 pub struct Reader<'a> {
     segment: &'a [u8],
+    /// So many bytes of it are there; no page that begins behind them is looked at.
+    filled: usize,
     header: SegmentHeader,
     name_timeline: TimelineId,
     /// Offset of the next record in the segment.
@@ -70,9 +72,16 @@ impl<'a> Reader<'a> {
     /// - Shape: `segment` is the whole file.
     /// - Errors: as [`SegmentHeader::parse`].
     pub fn new(name: SegmentName, segment: &'a [u8]) -> Result<Self, WalError> {
+        Self::of_part(name, segment, segment.len())
+    }
+
+    /// As [`Reader::new`] for a segment of which the first `filled` bytes are there.
+    pub fn of_part(name: SegmentName, segment: &'a [u8], filled: usize) -> Result<Self, WalError> {
         let header = SegmentHeader::parse(name, segment)?;
+        let filled = filled.min(segment.len());
         let mut reader = Self {
             segment,
+            filled,
             header,
             name_timeline: name.timeline,
             at: 0,
@@ -90,17 +99,19 @@ impl<'a> Reader<'a> {
 
     /// Goes on where an earlier walk of the same segment stood.
     ///
-    /// - Shape: as [`Reader::new`]; what was walked before is there unchanged.
+    /// - Shape: as [`Reader::of_part`]; what was walked before is there unchanged.
     pub fn resume(
         name: SegmentName,
         segment: &'a [u8],
+        filled: usize,
         position: Position,
     ) -> Result<Self, WalError> {
         let header = SegmentHeader::parse(name, segment)?;
+        let filled = filled.min(segment.len());
         let Position { at, previous, timeline, end } = position;
         let name_timeline = name.timeline;
         let tail = Tail::Walking;
-        Ok(Self { segment, header, name_timeline, at, previous, timeline, end, tail })
+        Ok(Self { segment, filled, header, name_timeline, at, previous, timeline, end, tail })
     }
 
     /// Where the walk stands: after the record that was given last.
@@ -150,7 +161,7 @@ impl<'a> Reader<'a> {
 
     /// The header of the page that begins at offset `at`, when it is one of this segment.
     fn page(&self, at: usize) -> Option<PageHeader> {
-        let page = PageHeader::parse(self.segment.get(at..)?)?;
+        let page = PageHeader::parse(self.segment.get(at..self.filled)?)?;
         let right = page.magic == self.header.version.wal_magic
             && page.info & !ALL_FLAGS == 0
             && (page.info & LONG_HEADER != 0) == (at == 0)

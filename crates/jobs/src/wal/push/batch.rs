@@ -6,7 +6,7 @@ use lifeboat_engine::LogFile;
 use lifeboat_repo::{Compression, LogBatch, LogWriter, RepoError};
 
 use super::ack::{Ack, Kind, Target};
-use super::{Admitted, Offer, PushError, PushSettings, offer, settle};
+use super::{Admitted, Object, Offer, PushError, PushSettings, offer, settle};
 use crate::ports::Ports;
 
 /// What it takes to store files.
@@ -137,12 +137,14 @@ impl<'a> Storer<'a> {
         let path = self.path(file);
         let Desk { content, compression, writer } = desk;
         let writer = writer.get_or_insert_with(|| self.ports.cluster.log_writer(*compression));
-        let offer = offer(&self.ports, &path, self.admitted, content)?;
-        let digest = self.ports.cluster.log_digest(content);
-        let now = self.ports.clock.now();
-        let outcome = batch
-            .push(&offer.place, (content, &digest), writer, now, offer.facts_as_json())
-            .map_err(|source| failed(file, source))?;
+        let (offer, object) = offer(&self.ports, &path, self.admitted, content, writer)?;
+        let (outcome, digest) = match object {
+            Object::New(encoded) => (batch.put(&encoded), encoded.digest().to_owned()),
+            Object::There(digest) => {
+                (self.ports.cluster.compare_log(&offer.place, &digest), digest)
+            }
+        };
+        let outcome = outcome.map_err(|source| failed(file, source))?;
         settle(&file.to_string(), outcome)?;
         Ok(self.ack(&offer, digest))
     }

@@ -273,7 +273,7 @@ impl<'a> Shipper<'a> {
         if to <= self.durable || self.earlier.iter().any(|(piece, _)| piece.to > to) {
             return Ok(());
         }
-        self.facts = self.follower.facts(&self.content, self.filled);
+        self.facts.clone_from(self.follower.facts(&self.content, self.filled));
         let piece = TailPlace { of: self.place(), from: self.durable, to };
         let bytes = &self.content[piece.from as usize..piece.to as usize];
         let outcome = self.tools.cluster.push_tail(
@@ -337,7 +337,7 @@ impl<'a> Shipper<'a> {
             // Longer than a segment can be.
             return Err(ReceiveError::Contradiction { piece: piece.object().name });
         }
-        self.facts = self.follower.facts(&self.content, self.filled);
+        self.facts.clone_from(self.follower.facts(&self.content, self.filled));
         let outcome = self.tools.cluster.push_log(
             &self.place(),
             &self.content,
