@@ -37,7 +37,7 @@ pub use log::{LogFile, LogNameError, Lsn, SegmentName, SegmentNo, SegmentSize, T
 pub use origin::{BackupStart, BackupStop, GeneratedFile, Origin, SegmentSwitch, Source};
 pub use pages::{PageFormat, PageVerdict};
 pub use recovery::{
-    Engine, Landing, LogFacts, LogFollower, RecoveryMark, RecoveryMode, RecoverySettings,
+    Engine, Landing, LogFacts, LogFollower, LogPart, RecoveryMark, RecoveryMode, RecoverySettings,
     RecoveryTarget, RestorePoint, StartRequest, TargetState,
 };
 pub use source::{LogSource, SlotState, SourceError, SourceEvent, SourceIdentity};

@@ -32,10 +32,11 @@ pub trait Engine: Send + Sync {
     fn parse_history(&self, timeline: TimelineId, bytes: &[u8]) -> Result<Ancestry, EngineError>;
     /// The identity that a segment's first page tells: system identifier and segment size.
     /// Errors when the file is no segment, its name and content disagree, or it is cut short.
+    /// Needs no more of it than that page.
     fn segment_origin(
         &self,
         name: SegmentName,
-        segment: &[u8],
+        segment: LogPart<'_>,
     ) -> Result<(SystemId, SegmentSize), EngineError>;
     /// What can be read from a segment for planning a restore. Reads what it can: a record that
     /// begins or ends in another segment is said in `cut_off`, not an error.
@@ -116,13 +117,38 @@ pub trait Engine: Send + Sync {
     fn stop(&self, directory: &Path, major: u32) -> Result<(), EngineError>;
 }
 
-/// Reads what a planner wants to know from a segment that grows.
+/// Some bytes of a segment, one after the other.
+#[derive(Debug, Clone, Copy)]
+pub struct LogPart<'a> {
+    /// Length of the segment, in bytes.
+    pub size: usize,
+    /// Offset of the part in the segment.
+    pub from: usize,
+    /// The part.
+    pub bytes: &'a [u8],
+}
+
+impl<'a> LogPart<'a> {
+    /// A segment that is all there.
+    pub fn whole(segment: &'a [u8]) -> Self {
+        Self { size: segment.len(), from: 0, bytes: segment }
+    }
+
+    /// Where the part ends.
+    pub fn end(&self) -> usize {
+        self.from + self.bytes.len()
+    }
+}
+
+/// Reads what a planner wants to know from a segment that comes part by part.
 pub trait LogFollower: Send {
-    /// What the first `filled` bytes tell.
+    /// What the segment tells as far as it is known.
     ///
-    /// - Shape: `segment` has the size of a segment; what was there at an earlier call is there
-    ///   still, `filled` never falls, and what lies behind it does not matter.
-    fn facts(&mut self, segment: &[u8], filled: usize) -> &LogFacts;
+    /// - Shape: begins at 0, or where [`LogFollower::wants_from`] said, or before; ends no earlier
+    ///   than the part before it. Where they overlap, they are the same.
+    fn facts(&mut self, part: LogPart<'_>) -> &LogFacts;
+    /// What lies before this offset need not be in the next part.
+    fn wants_from(&self) -> usize;
 }
 
 /// Follows a segment by reading it from its beginning each time.
@@ -133,11 +159,15 @@ struct ReadAnew<'a, E: ?Sized> {
 }
 
 impl<E: Engine + ?Sized> LogFollower for ReadAnew<'_, E> {
-    fn facts(&mut self, segment: &[u8], filled: usize) -> &LogFacts {
-        let mut there = segment.to_vec();
-        there.iter_mut().skip(filled).for_each(|byte| *byte = 0);
-        self.facts = self.engine.log_facts(self.name, &there);
+    fn facts(&mut self, part: LogPart<'_>) -> &LogFacts {
+        let mut padded = part.bytes.to_vec();
+        padded.resize(part.size, 0);
+        self.facts = self.engine.log_facts(self.name, &padded);
         &self.facts
+    }
+
+    fn wants_from(&self) -> usize {
+        0
     }
 }
 

@@ -179,7 +179,7 @@ pub struct DamagedPage {
 }
 
 /// What is stored beside an archived segment.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ArchivedFacts {
     /// System identifier in the segment; `None` for files that carry none (`.history`).

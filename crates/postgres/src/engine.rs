@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use lifeboat_engine::{
     Ancestry, ClusterIdentity, Engine, EngineError, GeneratedFile, Landing, LogFacts, LogFile,
-    LogFollower, Lsn, PageFormat, RecoveryMark, RecoveryMode, RecoverySettings, SegmentName,
-    SegmentSize, StartRequest, SystemId, Tablespace, TargetState, TimelineId, Transform,
+    LogFollower, LogPart, Lsn, PageFormat, RecoveryMark, RecoveryMode, RecoverySettings,
+    SegmentName, SegmentSize, StartRequest, SystemId, Tablespace, TargetState, TimelineId,
+    Transform,
 };
 use lifeboat_units::{Progress, Timestamp};
 
@@ -19,7 +20,8 @@ use crate::live::cluster::{
     Account, Binaries, Cluster, ClusterError, Places, StopMode, running_postmaster,
 };
 use crate::live::recover::Recovery;
-use crate::{facts, history, log_transform, page, recovery_conf, tablespace_map, transform, wal};
+use crate::wal::SegmentHeader;
+use crate::{facts, history, log_transform, page, recovery_conf, tablespace_map, transform};
 
 /// Lies in a directory while a restore writes it, and is removed at the very end.
 pub const RESTORING_MARK: &str = "lifeboat.restoring";
@@ -84,9 +86,10 @@ impl Engine for PostgresEngine {
     fn segment_origin(
         &self,
         name: SegmentName,
-        segment: &[u8],
+        segment: LogPart<'_>,
     ) -> Result<(SystemId, SegmentSize), EngineError> {
-        wal::segment_origin(name, segment).map_err(EngineError::new)
+        let header = SegmentHeader::parse(name, segment).map_err(EngineError::new)?;
+        Ok((header.system_id, header.size))
     }
 
     fn log_facts(&self, name: SegmentName, segment: &[u8]) -> LogFacts {

@@ -4,7 +4,7 @@
 //! `ParseCommitRecord` in `src/backend/access/rmgrdesc/xactdesc.c`, `xl_restore_point` in
 //! `src/include/access/xlog_internal.h`.
 
-use lifeboat_engine::{LogFacts, LogFollower, Lsn, RestorePoint, SegmentName};
+use lifeboat_engine::{LogFacts, LogFollower, LogPart, Lsn, RestorePoint, SegmentName};
 use lifeboat_units::Timestamp;
 
 use crate::bytes::{i64_at, u32_at};
@@ -56,7 +56,7 @@ pub enum Event {
 /// - Checked by: `segments_of_a_real_cluster_walk_as_pg_waldump_walks_them`.
 pub fn log_facts(name: SegmentName, segment: &[u8]) -> LogFacts {
     let mut follower = Follower::new(name);
-    follower.facts(segment, segment.len());
+    follower.facts(LogPart::whole(segment));
     follower.facts
 }
 
@@ -78,14 +78,14 @@ impl Follower {
 }
 
 impl LogFollower for Follower {
-    fn facts(&mut self, segment: &[u8], filled: usize) -> &LogFacts {
+    fn facts(&mut self, part: LogPart<'_>) -> &LogFacts {
         let reader = match self.position {
-            Some(position) => Reader::resume(self.name, segment, filled, position),
-            None => Reader::of_part(self.name, segment, filled),
+            Some(position) => Ok(Reader::resume(self.name, part, position)),
+            None => Reader::of_part(self.name, part),
         };
         let Ok(mut reader) = reader else { return &self.facts };
-        let full = filled >= segment.len();
-        let received = Lsn(reader.header().start.0 + filled as u64);
+        let full = part.end() >= part.size;
+        let received = Lsn(reader.header().start.0 + part.end() as u64);
         if reader.tail() == Tail::Walking {
             self.position = Some(reader.position());
         }
@@ -108,6 +108,10 @@ impl LogFollower for Follower {
                 Tail::Walking | Tail::Full | Tail::Switched | Tail::Invalid => false,
             };
         &self.facts
+    }
+
+    fn wants_from(&self) -> usize {
+        self.position.map_or(0, |position| position.page_start())
     }
 }
 

@@ -7,7 +7,7 @@ mod crc;
 mod reader;
 mod record;
 
-use lifeboat_engine::{Lsn, SegmentName, SegmentSize, SystemId, TimelineId};
+use lifeboat_engine::{LogPart, Lsn, SegmentName, SegmentSize, SystemId, TimelineId};
 use lifeboat_units::{Code, Explain, Retry};
 
 use crate::bytes::{u16_at, u32_at, u64_at};
@@ -201,21 +201,23 @@ pub struct SegmentHeader {
 impl SegmentHeader {
     /// Reads the first page's header and compares it with the name and size of the file.
     ///
-    /// - Shape: `segment` is the whole file, also of a `.partial` one (they are full size).
+    /// - Shape: at least the first page, of the whole file, also of a `.partial` one (they are full
+    ///   size).
     /// - Errors: as [`WalError`] says. Never panics.
     /// - Source: `XLogReaderValidatePageHeader` in `src/backend/access/transam/xlogreader.c`.
     /// - Checked by: `segments_of_a_real_cluster_walk_as_pg_waldump_walks_them`.
-    pub fn parse(name: SegmentName, segment: &[u8]) -> Result<Self, WalError> {
+    pub fn parse(name: SegmentName, segment: LogPart<'_>) -> Result<Self, WalError> {
         let header = Self::read(name, segment)?;
-        if segment.len() as u64 != header.size.bytes() {
+        if segment.size as u64 != header.size.bytes() {
             let need = header.size.bytes();
-            return Err(WalError::Size { name, have: segment.len(), need });
+            return Err(WalError::Size { name, have: segment.size, need });
         }
         Ok(header)
     }
 
-    fn read(name: SegmentName, segment: &[u8]) -> Result<Self, WalError> {
-        let short = || WalError::TooShort { name, have: segment.len() };
+    fn read(name: SegmentName, segment: LogPart<'_>) -> Result<Self, WalError> {
+        let short = || WalError::TooShort { name, have: segment.size };
+        let segment = if segment.from == 0 { segment.bytes } else { &[] };
         let page = PageHeader::parse(segment).ok_or_else(short)?;
         let version = versions::by_wal_magic(page.magic)
             .ok_or(WalError::Magic { name, magic: page.magic })?;
@@ -249,6 +251,6 @@ pub fn segment_origin(
     name: SegmentName,
     segment: &[u8],
 ) -> Result<(SystemId, SegmentSize), WalError> {
-    let header = SegmentHeader::parse(name, segment)?;
+    let header = SegmentHeader::parse(name, LogPart::whole(segment))?;
     Ok((header.system_id, header.size))
 }

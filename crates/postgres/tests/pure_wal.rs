@@ -8,9 +8,11 @@ use std::fs;
 use std::path::Path;
 use std::time::Instant;
 
-use lifeboat_engine::{LogFacts, Lsn, SegmentName, SegmentNo, SegmentSize, SystemId, TimelineId};
+use lifeboat_engine::{
+    LogFacts, LogFollower, LogPart, Lsn, SegmentName, SegmentNo, SegmentSize, SystemId, TimelineId,
+};
 use lifeboat_postgres::control::ControlFile;
-use lifeboat_postgres::facts::{log_facts, record_before};
+use lifeboat_postgres::facts::{Follower, log_facts, record_before};
 use lifeboat_postgres::wal::{Reader, Tail, WalError, segment_origin};
 use lifeboat_units::Timestamp;
 use proptest::prelude::*;
@@ -138,6 +140,9 @@ fn compare_with_waldump(test: &str, major: u32, segment_mib: u64) {
             }
         }
         compare_facts(&facts, &ends, &points);
+        for step in [8192, 100_000, 1 << 20] {
+            assert_eq!(facts_in_parts(*name, &segment, step), facts, "{name} by {step}");
+        }
         compare_records_before(*name, &segment, &lines);
         assert_eq!(facts.end, reader.end());
         if let Tail::CutOff(record) = reader.tail() {
@@ -168,6 +173,21 @@ fn compare_records_before(name: SegmentName, segment: &[u8], lines: &BTreeSet<Ls
     for at in picked.map(|begins| Lsn(begins.0 + 8)).chain(finished) {
         let shown = lines.range(Lsn(start)..at).next_back().copied();
         assert_eq!(record_before(name, segment, at), shown, "before {at} in {name}");
+    }
+}
+
+/// Facts of a segment that comes in steps of so many bytes, of which what is not wanted any more is
+/// forgotten.
+fn facts_in_parts(name: SegmentName, segment: &[u8], step: usize) -> LogFacts {
+    let (mut follower, mut to) = (Follower::new(name), 0);
+    loop {
+        to = segment.len().min(to + step);
+        let from = follower.wants_from();
+        let part = LogPart { size: segment.len(), from, bytes: &segment[from..to] };
+        let facts = follower.facts(part).clone();
+        if to == segment.len() {
+            return facts;
+        }
     }
 }
 
@@ -342,6 +362,7 @@ proptest! {
     fn damaged_segments_are_read_as_far_as_they_go(
         seed in any::<u64>(),
         hits in prop::collection::vec((0..SIZE, any::<u8>()), 1..40),
+        step in 1000..SIZE,
     ) {
         let (name, mut segment) = filled(seed);
         let whole = log_facts(name, &segment);
@@ -350,6 +371,7 @@ proptest! {
         }
         let facts = log_facts(name, &segment);
         prop_assert!(facts.commits <= whole.commits);
+        prop_assert_eq!(facts_in_parts(name, &segment, step), facts);
         let mut scratch = Vec::new();
         if let Ok(reader) = Reader::new(name, &segment) {
             for record in reader {

@@ -48,7 +48,7 @@ pub use journal::{Event, Fact};
 pub use keys::{Identity, Keyring, Protection};
 pub use lease::{Lease, Purpose};
 pub use log_batch::LogBatch;
-pub use log_encoding::{EncodedLog, LOG_PIECE_BYTES, LogEncoding, LogWriter};
+pub use log_encoding::{EncodedLog, LOG_PIECE_BYTES, LogDigest, LogEncoding, LogWriter};
 pub use logs::{ArchivedLog, LogHead, LogPlace, LogReader, PushOutcome};
 pub use manifest::{ChunkRef, Manifest, Totals};
 pub use map::{MapPart, PART_PAGES};

@@ -32,6 +32,21 @@ impl LogWriter {
     }
 }
 
+/// The digest of a log file that is read piece by piece.
+pub struct LogDigest(Digesting);
+
+impl LogDigest {
+    /// Adds the next piece, of any length.
+    pub fn add(&mut self, piece: &[u8]) {
+        self.0.add(piece);
+    }
+
+    /// As [`Cluster::log_digest`] of all pieces (hexadecimal).
+    pub fn finish(&self) -> String {
+        hex(&self.0.finish())
+    }
+}
+
 /// A log file of which some pieces are encoded.
 ///
 /// Whoever reads a file piece by piece hands over each while it is still in the processor's cache:
@@ -41,7 +56,7 @@ pub struct LogEncoding<'a> {
     place: LogPlace,
     data_key: DataKey,
     content_key: SealKey,
-    digest: Digesting,
+    digest: LogDigest,
     size_bytes: u64,
     pieces: Vec<u32>,
     writer: &'a mut LogWriter,
@@ -68,6 +83,11 @@ impl Cluster {
         LogWriter::new(compression, self.log_transforms())
     }
 
+    /// Begins the digest of a log file that is read piece by piece.
+    pub fn digest_log(&self) -> LogDigest {
+        LogDigest(self.hasher().digesting())
+    }
+
     /// Begins to encode a log file; nothing is stored.
     pub fn encode_log<'a>(
         &'a self,
@@ -83,7 +103,7 @@ impl Cluster {
             place: place.clone(),
             content_key: data_key.seal_key(&scope),
             data_key,
-            digest: self.hasher().digesting(),
+            digest: self.digest_log(),
             size_bytes: 0,
             pieces: Vec::new(),
             writer,
@@ -134,7 +154,7 @@ impl<'a> LogEncoding<'a> {
         if size_bytes > FILE_BYTES_MAX {
             return Err(RepoError::damaged(key.as_str(), "it is longer than a log file can be"));
         }
-        let digest = hex(&digest.finish());
+        let digest = digest.finish();
         let wrapped = data_key.wrap(&cluster.repository().keyring().recipients)?;
         let head = LogHead {
             size_bytes,

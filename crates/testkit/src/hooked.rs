@@ -4,9 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use lifeboat_engine::{
-    Ancestry, ClusterIdentity, Engine, EngineError, Landing, LogFacts, LogFile, Lsn, PageFormat,
-    PageVerdict, RecoverySettings, SegmentName, SegmentSize, StartRequest, SystemId, TargetState,
-    TimelineId, Transform,
+    Ancestry, ClusterIdentity, Engine, EngineError, Landing, LogFacts, LogFile, LogPart, Lsn,
+    PageFormat, PageVerdict, RecoverySettings, SegmentName, SegmentSize, StartRequest, SystemId,
+    TargetState, TimelineId, Transform,
 };
 use lifeboat_units::{Progress, Timestamp};
 
@@ -55,7 +55,7 @@ impl Engine for HookedEngine {
     fn segment_origin(
         &self,
         name: SegmentName,
-        segment: &[u8],
+        segment: LogPart<'_>,
     ) -> Result<(SystemId, SegmentSize), EngineError> {
         ToyEngine.segment_origin(name, segment)
     }

@@ -12,9 +12,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use lifeboat_engine::{
-    Ancestor, Ancestry, ClusterIdentity, Engine, EngineError, Landing, LogFacts, LogFile, Lsn,
-    PageFormat, PageVerdict, RecoveryMark, RecoverySettings, SegmentName, SegmentNo, SegmentSize,
-    StartRequest, SystemId, TargetState, TimelineId, Transform,
+    Ancestor, Ancestry, ClusterIdentity, Engine, EngineError, Landing, LogFacts, LogFile, LogPart,
+    Lsn, PageFormat, PageVerdict, RecoveryMark, RecoverySettings, SegmentName, SegmentNo,
+    SegmentSize, StartRequest, SystemId, TargetState, TimelineId, Transform,
 };
 use lifeboat_repo::crypt::BoxKind;
 use lifeboat_repo::reader::IndexReader;
@@ -195,9 +195,11 @@ impl Engine for ToyEngine {
     fn segment_origin(
         &self,
         name: SegmentName,
-        segment: &[u8],
+        segment: LogPart<'_>,
     ) -> Result<(SystemId, SegmentSize), EngineError> {
-        if segment.len() != SEGMENT_BYTES || segment[..8] != SEGMENT_MAGIC {
+        let size_bytes = segment.size;
+        let segment = segment.bytes;
+        if size_bytes != SEGMENT_BYTES || segment[..8] != SEGMENT_MAGIC {
             return Err(refused(format!("{name} is no segment, or cut short")));
         }
         let u64_at = |at: usize| u64::from_le_bytes(segment[at..at + 8].try_into().expect("8"));

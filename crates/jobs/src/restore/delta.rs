@@ -6,7 +6,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use lifeboat_engine::{LogFile, SystemId, TargetState};
+use lifeboat_engine::{LogFile, LogPart, SystemId, TargetState};
 use lifeboat_repo::Manifest;
 use serde::Serialize;
 
@@ -94,10 +94,10 @@ fn origin(ports: &Ports<'_>, into: &Path, name: &str) -> Option<SystemId> {
     };
     let mut file = File::open(into.join(WAL).join(name)).ok()?;
     let length = usize::try_from(file.metadata().ok()?.len()).ok().filter(|n| *n <= 1 << 30)?;
-    // The engine wants a whole segment; all that it reads of it is the first page.
-    let mut bytes = vec![0; length];
-    file.read_exact(bytes.get_mut(..FIRST_PAGE_BYTES)?).ok()?;
-    ports.engine.segment_origin(segment, &bytes).ok().map(|(system, _)| system)
+    let mut bytes = [0; FIRST_PAGE_BYTES];
+    file.read_exact(&mut bytes).ok()?;
+    let part = LogPart { size: length, from: 0, bytes: &bytes };
+    ports.engine.segment_origin(segment, part).ok().map(|(system, _)| system)
 }
 
 /// Plain files in `pg_wal`, sorted. None when that is a link: what it leads to is left alone.

@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 
-use lifeboat_engine::{LogFile, SegmentNo, SystemId};
+use lifeboat_engine::{LogFile, LogPart, SegmentNo, SystemId};
 use lifeboat_repo::{ArchivedLog, BackupId, Fact, TailPlace};
 use lifeboat_units::Work;
 
@@ -145,7 +145,7 @@ fn wrong_with(
     };
     match file {
         LogFile::Segment(name) | LogFile::Partial(name) => {
-            match context.ports.engine.segment_origin(name, content) {
+            match context.ports.engine.segment_origin(name, LogPart::whole(content)) {
                 Err(error) => Some(chain(&error)),
                 Ok((found, _)) if found != system => Some(format!("it is of system {found}")),
                 Ok((_, size)) if facts.segment.is_some_and(|noted| noted != size) => {

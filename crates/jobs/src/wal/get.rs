@@ -16,7 +16,7 @@ mod shelf;
 use std::path::Path;
 use std::time::Duration;
 
-use lifeboat_engine::{Engine, LogFile, RecoveryMark, SegmentName, SystemId};
+use lifeboat_engine::{Engine, LogFile, LogPart, RecoveryMark, SegmentName, SystemId};
 use lifeboat_repo::{LogPlace, RepoError};
 use lifeboat_units::{ByteCount, Explain, Note, Retry};
 use serde::Serialize;
@@ -321,8 +321,10 @@ fn check_content(
     };
     let facts: ArchivedFacts =
         serde_json::from_value(facts).map_err(|e| damaged(format!("its facts: {e}")))?;
-    let (found, size) =
-        ports.engine.segment_origin(name, content).map_err(|e| damaged(chain(&e)))?;
+    let (found, size) = ports
+        .engine
+        .segment_origin(name, LogPart::whole(content))
+        .map_err(|e| damaged(chain(&e)))?;
     let length = content.len() as u64;
     if found != system {
         Err(damaged(format!("it is of system {found}, not {system}")))

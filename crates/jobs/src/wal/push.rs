@@ -9,6 +9,7 @@
 //! | [`shed`] | giving WAL up, where the operator set a limit |
 //! | [`watch`] | wakes the pusher when the server announces a file |
 //! | [`batch`] | many files behind one barrier |
+//! | [`source`] | a file that is read piece by piece |
 
 pub mod ack;
 pub mod client;
@@ -20,29 +21,27 @@ pub mod spool;
 pub mod watch;
 
 mod batch;
+mod source;
 
-use std::fs::File;
-use std::io::{ErrorKind, Read};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use lifeboat_engine::{
-    Engine, EngineError, LogFile, LogFollower, SegmentName, SegmentNo, SegmentSize, SystemId,
+    Engine, EngineError, LogFile, LogFollower, LogPart, SegmentName, SegmentNo, SegmentSize,
+    SystemId,
 };
-use lifeboat_repo::{Compression, EncodedLog, LOG_PIECE_BYTES, LogPlace, LogWriter, PushOutcome};
-use lifeboat_units::{ByteCount, Timestamp};
+use lifeboat_repo::{Compression, EncodedLog, LogPlace, LogWriter, PushOutcome};
+use lifeboat_units::ByteCount;
 use serde::Serialize;
 
 use self::ack::FileStamp;
+use self::source::Source;
 use super::error::PushError;
 use super::place::{data_directory, place};
 use crate::facts::ArchivedFacts;
 use crate::ports::Ports;
 use crate::succession;
-
-/// No file of the log is longer, in bytes: the largest segment.
-const FILE_BYTES_MAX: u64 = 1 << 30;
 
 /// How to archive.
 #[derive(Debug, Clone, Copy, Default)]
@@ -92,16 +91,16 @@ pub fn push(
     settings: &PushSettings,
     path: &Path,
 ) -> Result<PushReport, PushError> {
-    let mut content = Vec::new();
+    let mut memory = Vec::new();
     let mut writer = ports.cluster.log_writer(settings.compression);
-    let (offer, object) = offer(ports, path, &Admitted::default(), &mut content, &mut writer)?;
+    let (offer, object) = offer(ports, path, &Admitted::default(), &mut memory, &mut writer)?;
     let name = offer.file.to_string();
     let outcome = match object {
         Object::New(encoded) => ports.cluster.put_log(&encoded),
         Object::There(digest) => ports.cluster.compare_log(&offer.place, &digest),
     };
     let outcome = outcome.map_err(|source| PushError::Repo { file: name.clone(), source })?;
-    let size_bytes = ByteCount(content.len() as u64);
+    let size_bytes = ByteCount(offer.size_bytes);
     let (outcome, stored) = settle(&name, outcome)?;
     Ok(PushReport { file: name, outcome, size_bytes, stored_bytes: ByteCount(stored) })
 }
@@ -123,6 +122,7 @@ struct Offer {
     system: SystemId,
     place: LogPlace,
     stamp: FileStamp,
+    size_bytes: u64,
 }
 
 /// What a file that was read is to the repository.
@@ -133,101 +133,54 @@ enum Object<'a> {
     There(String),
 }
 
-/// Reads a file into `content`, looks whether it may be stored, and encodes it.
-///
-/// Piece by piece: what one step did is in the processor's cache for the next.
+/// Reads a file, looks whether it may be stored, and encodes it.
 fn offer<'a>(
     ports: &Ports<'a>,
     path: &Path,
     admitted: &Admitted,
-    content: &mut Vec<u8>,
+    memory: &mut Vec<u8>,
     writer: &'a mut LogWriter,
 ) -> Result<(Offer, Object<'a>), PushError> {
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let file: LogFile =
         name.parse().map_err(|source| PushError::Name { name: name.clone(), source })?;
-    let mut source = Source::open(path, content)?;
-    source.read_to(LOG_PIECE_BYTES, content)?;
+    let mut source = Source::open(path, memory)?;
+    let mut more = source.next_piece(0)?;
     let local = local_system(ports, path);
-    let (system, segment) = origin(ports, file, content, local)?;
+    let (system, segment) = origin(ports, file, source.part(), local)?;
     if !admitted.covers(system, ports.clock.monotonic()) {
         check_system(ports, file, system, segment)?;
         admitted.note(system, ports.clock.monotonic());
     }
     let failed = |source| PushError::Repo { file: name.clone(), source };
     let (cluster, place) = (ports.cluster, place(system, file));
-    let object = if cluster.has_log(&place).map_err(failed)? {
-        source.read_to(content.len(), content)?;
-        source.end()?;
-        Object::There(cluster.log_digest(content))
+    let (object, size_bytes) = if cluster.has_log(&place).map_err(failed)? {
+        let mut digest = cluster.digest_log();
+        while more {
+            digest.add(source.piece());
+            more = source.next_piece(usize::MAX)?;
+        }
+        (Object::There(digest.finish()), source.end()?)
     } else {
         let mut encoding = cluster.encode_log(&place, writer);
         let mut facts = FactsReader::new(ports.engine, file);
-        for from in (0..content.len()).step_by(LOG_PIECE_BYTES) {
-            let to = content.len().min(from + LOG_PIECE_BYTES);
-            source.read_to(to, content)?;
-            facts.read(content, to);
-            encoding.add(&content[from..to]);
+        while more {
+            facts.read(source.part());
+            encoding.add(source.piece());
+            more = source.next_piece(facts.wants_from())?;
         }
-        source.end()?;
+        let size_bytes = source.end()?;
         let facts = ArchivedFacts {
             system: segment.map(|_| system),
             segment,
             written_at: source.written_at,
-            ..facts.end(content)
+            ..facts.facts
         };
         let facts = serde_json::to_value(&facts).expect("facts always serialise");
-        Object::New(encoding.finish(ports.clock.now(), facts).map_err(failed)?)
+        let encoded = encoding.finish(ports.clock.now(), facts).map_err(failed)?;
+        (Object::New(encoded), size_bytes)
     };
-    Ok((Offer { file, system, place, stamp: source.stamp }, object))
-}
-
-/// A file that is being read.
-struct Source<'p> {
-    path: &'p Path,
-    file: File,
-    stamp: FileStamp,
-    written_at: Option<Timestamp>,
-    read_bytes: usize,
-}
-
-impl<'p> Source<'p> {
-    /// Makes `content` as long as the file is; what is in it is not the file's yet.
-    fn open(path: &'p Path, content: &mut Vec<u8>) -> Result<Self, PushError> {
-        let failed = |source| PushError::Read { path: path.to_owned(), source };
-        let file = File::open(path).map_err(failed)?;
-        let data = file.metadata().map_err(failed)?;
-        let (stamp, size_bytes) = (FileStamp::of(&data), data.len());
-        if size_bytes > FILE_BYTES_MAX {
-            return Err(PushError::TooLarge { path: path.to_owned(), size_bytes });
-        }
-        let written_at = data.modified().ok().and_then(|at| Timestamp::try_from(at).ok());
-        content.resize(size_bytes as usize, 0);
-        Ok(Self { path, file, stamp, written_at, read_bytes: 0 })
-    }
-
-    /// Reads on until the first `to` bytes are there, or all.
-    fn read_to(&mut self, to: usize, content: &mut [u8]) -> Result<(), PushError> {
-        let to = to.min(content.len());
-        if let Some(missing) = content.get_mut(self.read_bytes..to) {
-            self.file.read_exact(missing).map_err(|source| match source.kind() {
-                ErrorKind::UnexpectedEof => PushError::Changing { path: self.path.to_owned() },
-                _ => PushError::Read { path: self.path.to_owned(), source },
-            })?;
-            self.read_bytes = to;
-        }
-        Ok(())
-    }
-
-    /// That the file is still what it was when its reading began.
-    fn end(&self) -> Result<(), PushError> {
-        let failed = |source| PushError::Read { path: self.path.to_owned(), source };
-        let after = FileStamp::of(&self.file.metadata().map_err(failed)?);
-        if (after.size_bytes, after.modified) != (self.stamp.size_bytes, self.stamp.modified) {
-            return Err(PushError::Changing { path: self.path.to_owned() });
-        }
-        Ok(())
-    }
+    Ok((Offer { file, system, place, stamp: source.stamp, size_bytes }, object))
 }
 
 /// Systems that were let in a short while ago, so that a process that pushes many files need not
@@ -258,7 +211,7 @@ fn local_system(ports: &Ports<'_>, path: &Path) -> Result<SystemId, EngineError>
 fn origin(
     ports: &Ports<'_>,
     file: LogFile,
-    content: &[u8],
+    content: LogPart<'_>,
     local: Result<SystemId, EngineError>,
 ) -> Result<(SystemId, Option<SegmentSize>), PushError> {
     let (LogFile::Segment(name) | LogFile::Partial(name)) = file else {
@@ -279,11 +232,12 @@ fn origin(
     }
 }
 
-/// What a planner wants to know of a file, read piece by piece.
+/// Reads what a planner wants to know of a file, part by part.
 struct FactsReader<'a> {
     engine: &'a dyn Engine,
     file: LogFile,
     log: Option<Box<dyn LogFollower + 'a>>,
+    facts: ArchivedFacts,
 }
 
 impl<'a> FactsReader<'a> {
@@ -292,27 +246,31 @@ impl<'a> FactsReader<'a> {
             LogFile::Segment(name) | LogFile::Partial(name) => Some(engine.follow_log(name)),
             LogFile::BackupHistory(..) | LogFile::History(_) => None,
         };
-        Self { engine, file, log }
+        Self { engine, file, log, facts: ArchivedFacts::default() }
     }
 
-    fn read(&mut self, content: &[u8], filled: usize) {
-        if let Some(log) = &mut self.log {
-            log.facts(content, filled);
+    fn read(&mut self, part: LogPart<'_>) {
+        let last = part.end() == part.size;
+        match (&mut self.log, self.file) {
+            (Some(log), _) => {
+                let facts = log.facts(part);
+                if last {
+                    let mut facts = facts.clone();
+                    facts.restore_points.truncate(RESTORE_POINTS_MAX);
+                    self.facts.log = Some(facts);
+                }
+            }
+            // A history that cannot be understood is archived all the same: the server wants it kept.
+            (None, LogFile::History(timeline)) if last => {
+                self.facts.ancestry = self.engine.parse_history(timeline, part.bytes).ok();
+            }
+            (None, _) => {}
         }
     }
 
-    fn end(mut self, content: &[u8]) -> ArchivedFacts {
-        let log = self.log.as_mut().map(|log| {
-            let mut facts = log.facts(content, content.len()).clone();
-            facts.restore_points.truncate(RESTORE_POINTS_MAX);
-            facts
-        });
-        let ancestry = match self.file {
-            // A history that cannot be understood is archived all the same: the server wants it kept.
-            LogFile::History(timeline) => self.engine.parse_history(timeline, content).ok(),
-            _ => None,
-        };
-        ArchivedFacts { system: None, segment: None, log, written_at: None, ancestry }
+    /// What lies before this offset is not wanted any more.
+    fn wants_from(&self) -> usize {
+        self.log.as_ref().map_or(0, |log| log.wants_from())
     }
 }
 

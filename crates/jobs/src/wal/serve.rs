@@ -1,6 +1,6 @@
 //! What recovery is given of a segment that is not finished.
 
-use lifeboat_engine::{Ancestry, LogFile, Lsn, SegmentName, SystemId};
+use lifeboat_engine::{Ancestry, LogFile, LogPart, Lsn, SegmentName, SystemId};
 use lifeboat_repo::RepoError;
 
 use super::error::GetError;
@@ -66,7 +66,7 @@ pub(super) fn tail(
     let left_at = left_at(ports, system, name, state).map_err(failed)?;
     let end = [state.cuts(file), left_at].into_iter().flatten().min();
     let padded = tail::pad(content, number, size, end);
-    match ports.engine.segment_origin(name, &padded) {
+    match ports.engine.segment_origin(name, LogPart::whole(&padded)) {
         Ok((found, _)) if found == system => Ok(Some(padded)),
         Ok((found, _)) => Err(damaged(format!("it is of system {found}, not {system}"))),
         // Not even its first page: nothing can be replayed.

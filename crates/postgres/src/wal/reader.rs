@@ -1,6 +1,6 @@
 //! Walks the records of one segment.
 
-use lifeboat_engine::{Lsn, SegmentName, TimelineId};
+use lifeboat_engine::{LogPart, Lsn, SegmentName, TimelineId};
 
 use super::record::{HEADER_BYTES, Record};
 use super::{
@@ -34,9 +34,7 @@ pub enum Tail<'a> {
 /// [`Record::is_intact`].
 #[derive(Debug, Clone)]
 pub struct Reader<'a> {
-    segment: &'a [u8],
-    /// So many bytes of it are there; no page that begins behind them is looked at.
-    filled: usize,
+    part: LogPart<'a>,
     header: SegmentHeader,
     name_timeline: TimelineId,
     /// Offset of the next record in the segment.
@@ -52,10 +50,18 @@ pub struct Reader<'a> {
 /// Where a walk stands, to go on from there when more of the segment is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Position {
+    header: SegmentHeader,
     at: usize,
     previous: Option<Lsn>,
     timeline: TimelineId,
     end: Option<Lsn>,
+}
+
+impl Position {
+    /// Where the page begins that the walk goes on in.
+    pub fn page_start(&self) -> usize {
+        self.at - self.at % self.header.page_bytes as usize
+    }
 }
 
 /// What lies where a record was looked for.
@@ -72,16 +78,14 @@ impl<'a> Reader<'a> {
     /// - Shape: `segment` is the whole file.
     /// - Errors: as [`SegmentHeader::parse`].
     pub fn new(name: SegmentName, segment: &'a [u8]) -> Result<Self, WalError> {
-        Self::of_part(name, segment, segment.len())
+        Self::of_part(name, LogPart::whole(segment))
     }
 
-    /// As [`Reader::new`] for a segment of which the first `filled` bytes are there.
-    pub fn of_part(name: SegmentName, segment: &'a [u8], filled: usize) -> Result<Self, WalError> {
-        let header = SegmentHeader::parse(name, segment)?;
-        let filled = filled.min(segment.len());
+    /// As [`Reader::new`] for a segment of which the first bytes are there.
+    pub fn of_part(name: SegmentName, part: LogPart<'a>) -> Result<Self, WalError> {
+        let header = SegmentHeader::parse(name, part)?;
         let mut reader = Self {
-            segment,
-            filled,
+            part,
             header,
             name_timeline: name.timeline,
             at: 0,
@@ -99,25 +103,19 @@ impl<'a> Reader<'a> {
 
     /// Goes on where an earlier walk of the same segment stood.
     ///
-    /// - Shape: as [`Reader::of_part`]; what was walked before is there unchanged.
-    pub fn resume(
-        name: SegmentName,
-        segment: &'a [u8],
-        filled: usize,
-        position: Position,
-    ) -> Result<Self, WalError> {
-        let header = SegmentHeader::parse(name, segment)?;
-        let filled = filled.min(segment.len());
-        let Position { at, previous, timeline, end } = position;
+    /// - Shape: the part begins at [`Position::page_start`] or at the beginning of a page before
+    ///   it; what was walked before is there unchanged.
+    pub fn resume(name: SegmentName, part: LogPart<'a>, position: Position) -> Self {
+        let Position { header, at, previous, timeline, end } = position;
         let name_timeline = name.timeline;
         let tail = Tail::Walking;
-        Ok(Self { segment, filled, header, name_timeline, at, previous, timeline, end, tail })
+        Self { part, header, name_timeline, at, previous, timeline, end, tail }
     }
 
     /// Where the walk stands: after the record that was given last.
     pub fn position(&self) -> Position {
-        let Self { at, previous, timeline, end, .. } = *self;
-        Position { at, previous, timeline, end }
+        let Self { header, at, previous, timeline, end, .. } = *self;
+        Position { header, at, previous, timeline, end }
     }
 
     /// What the first page says.
@@ -154,14 +152,19 @@ impl<'a> Reader<'a> {
             Follow::To(end) => Some(end.next_multiple_of(8)),
             Follow::Restart(at) => Some(at),
             // Longer than the segment: no record begins here.
-            Follow::PastTheEnd => Some(self.segment.len()),
+            Follow::PastTheEnd => Some(self.part.size),
             Follow::Broken => None,
         }
     }
 
+    /// Where an offset of the segment lies in the part; where none can, if it lies before it.
+    fn index(&self, at: usize) -> usize {
+        at.checked_sub(self.part.from).unwrap_or(usize::MAX)
+    }
+
     /// The header of the page that begins at offset `at`, when it is one of this segment.
     fn page(&self, at: usize) -> Option<PageHeader> {
-        let page = PageHeader::parse(self.segment.get(at..self.filled)?)?;
+        let page = PageHeader::parse(self.part.bytes.get(self.index(at)..)?)?;
         let right = page.magic == self.header.version.wal_magic
             && page.info & !ALL_FLAGS == 0
             && (page.info & LONG_HEADER != 0) == (at == 0)
@@ -175,7 +178,7 @@ impl<'a> Reader<'a> {
     fn follow(&mut self, mut at: usize, mut left: u32) -> Follow {
         let page_bytes = self.header.page_bytes as usize;
         loop {
-            if at >= self.segment.len() {
+            if at >= self.part.size {
                 return Follow::PastTheEnd;
             }
             let Some(page) = self.page(at) else { return Follow::Broken };
@@ -197,7 +200,7 @@ impl<'a> Reader<'a> {
 
     fn step(&mut self) -> Step<'a> {
         let page_bytes = self.header.page_bytes as usize;
-        if self.at >= self.segment.len() {
+        if self.at >= self.part.size {
             return Step::End(Tail::Full);
         }
         if self.at.is_multiple_of(page_bytes) {
@@ -208,7 +211,7 @@ impl<'a> Reader<'a> {
             self.timeline = page.timeline;
             self.at += page.size();
         }
-        let total = u32_at(self.segment, self.at).unwrap_or_default();
+        let total = u32_at(self.part.bytes, self.index(self.at)).unwrap_or_default();
         if (total as usize) < HEADER_BYTES {
             return Step::End(Tail::Invalid);
         }
@@ -233,7 +236,7 @@ impl<'a> Reader<'a> {
 
     fn record(&self, total: u32, end: Lsn) -> Option<Record<'a>> {
         let start = Lsn(self.header.start.0 + self.at as u64);
-        Record::parse(self.segment, &self.header, self.at, total, start, end)
+        Record::parse(self.part.bytes, &self.header, self.index(self.at), total, start, end)
     }
 
     /// The tail when a record of `total` bytes begins here and does not end here.
@@ -278,6 +281,7 @@ impl<'a> Iterator for Reader<'a> {
                     self.at = (record.end.0 - self.header.start.0) as usize;
                     if record.is_switch() {
                         record.end = Lsn(self.header.start.0 + self.header.size.bytes());
+                        self.at = self.part.size;
                         self.tail = Tail::Switched;
                     }
                     self.end = Some(record.end);

@@ -19,7 +19,7 @@ pub(super) struct Storer<'a> {
 
 /// Memory of a thread that stores files.
 pub(super) struct Desk {
-    content: Vec<u8>,
+    memory: Vec<u8>,
     compression: Compression,
     /// Made when the repository is there.
     writer: Option<LogWriter>,
@@ -27,7 +27,7 @@ pub(super) struct Desk {
 
 impl Desk {
     pub(super) fn new(settings: PushSettings) -> Self {
-        Self { content: Vec::new(), compression: settings.compression, writer: None }
+        Self { memory: Vec::new(), compression: settings.compression, writer: None }
     }
 }
 
@@ -135,9 +135,9 @@ impl<'a> Storer<'a> {
         desk: &mut Desk,
     ) -> Result<Ack, PushError> {
         let path = self.path(file);
-        let Desk { content, compression, writer } = desk;
+        let Desk { memory, compression, writer } = desk;
         let writer = writer.get_or_insert_with(|| self.ports.cluster.log_writer(*compression));
-        let (offer, object) = offer(&self.ports, &path, self.admitted, content, writer)?;
+        let (offer, object) = offer(&self.ports, &path, self.admitted, memory, writer)?;
         let (outcome, digest) = match object {
             Object::New(encoded) => (batch.put(&encoded), encoded.digest().to_owned()),
             Object::There(digest) => {

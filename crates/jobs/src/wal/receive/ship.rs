@@ -1,8 +1,8 @@
 //! Makes what was received durable: pieces of the segment under way, and finished segments.
 
 use lifeboat_engine::{
-    Engine, LogFacts, LogFile, LogFollower, Lsn, SegmentName, SegmentNo, SegmentSize, SystemId,
-    TimelineId,
+    Engine, LogFacts, LogFile, LogFollower, LogPart, Lsn, SegmentName, SegmentNo, SegmentSize,
+    SystemId, TimelineId,
 };
 use lifeboat_repo::{Cluster, Compression, LogPlace, PushOutcome, RepoError, TailPlace};
 use lifeboat_units::{ByteCount, Clock, Timestamp};
@@ -222,7 +222,7 @@ impl<'a> Shipper<'a> {
             return Ok(());
         }
         let name = self.name();
-        let origin = self.tools.engine.segment_origin(name, &self.content);
+        let origin = self.tools.engine.segment_origin(name, received(&self.content, self.filled));
         match origin {
             Ok((system, size)) if system == self.system && size == self.size => Ok(()),
             Ok((found, _)) => Err(ReceiveError::Foreign { found, expected: self.system }),
@@ -273,7 +273,7 @@ impl<'a> Shipper<'a> {
         if to <= self.durable || self.earlier.iter().any(|(piece, _)| piece.to > to) {
             return Ok(());
         }
-        self.facts.clone_from(self.follower.facts(&self.content, self.filled));
+        self.facts.clone_from(self.follower.facts(received(&self.content, self.filled)));
         let piece = TailPlace { of: self.place(), from: self.durable, to };
         let bytes = &self.content[piece.from as usize..piece.to as usize];
         let outcome = self.tools.cluster.push_tail(
@@ -337,7 +337,7 @@ impl<'a> Shipper<'a> {
             // Longer than a segment can be.
             return Err(ReceiveError::Contradiction { piece: piece.object().name });
         }
-        self.facts.clone_from(self.follower.facts(&self.content, self.filled));
+        self.facts.clone_from(self.follower.facts(received(&self.content, self.filled)));
         let outcome = self.tools.cluster.push_log(
             &self.place(),
             &self.content,
@@ -377,4 +377,9 @@ impl std::fmt::Debug for Shipper<'_> {
             .field("earlier", &self.earlier.len())
             .finish_non_exhaustive()
     }
+}
+
+/// What was received of a segment.
+fn received(content: &[u8], filled: usize) -> LogPart<'_> {
+    LogPart { size: content.len(), from: 0, bytes: &content[..filled] }
 }
