@@ -43,7 +43,7 @@ NOTES = """## How it is measured
 * WAL is that of `pgbench` on a server of its own, kept until all of it is ready; the server is stopped, and a loop calls the archive command for one segment after
   the other and renames `.ready` to `.done`, as the archiver does, through a shell. The loop is the parent of whatever the commands leave behind, waits for its
   end, and counts its CPU time; the wall time ends with the last acknowledgement. pgBackRest asynchronous: `archive-async=y`, `process-max=2`, its spool beside the data.
-  Every way to push starts with the same repository and an empty spool. What was pushed is fetched, and compared with the segments byte by byte.
+  Every way to push starts with the same repository and an empty spool. `/bin/true` does nothing: that is what the loop, a shell and the start of a program take. What was pushed is fetched, and compared with the segments byte by byte.
 * Get: the same loop for the restore command, in a directory that the tool restored, without replay between two requests.
   Replay: from the start of a restored server until it has replayed the whole stretch and is promoted.
 * One acknowledged push: all segments are stored already by what the first call left behind; the median of the calls after it, without the shell.

@@ -71,10 +71,15 @@ class WalBench:
         shutil.rmtree(self.server.data, ignore_errors=True)
 
     def round(self, number):
-        """Each way to push, from the same repository; then get and replay from what was pushed."""
+        """A command that does nothing, and each way to push, from the same repository; then get and
+        replay from what was pushed."""
         ways = [(tool, mode) for mode in ("sync", "async", "async lz4") for tool in self.tools]
         ways = [(tool, mode) for tool, mode in ways if self._accepts(tool, mode)]
         shift = number % len(ways)
+        if "push" in self.chosen:
+            self._fresh(self.tools[0])
+            found = self._loop("push", self.server.data, self.shape.segments, "/bin/true %p")
+            self._note("push", "/bin/true", found, 0)
         for tool, mode in ways[shift:] + ways[:shift]:
             if mode != "async" and "push" not in self.chosen and self._accepts(tool, "async"):
                 continue

@@ -31,7 +31,7 @@ use lifeboat_engine::{
     Engine, EngineError, LogFile, LogFollower, LogPart, SegmentName, SegmentNo, SegmentSize,
     SystemId,
 };
-use lifeboat_repo::{Compression, EncodedLog, LogPlace, LogWriter, PushOutcome};
+use lifeboat_repo::{Compression, EncodedLog, LogEncoding, LogPlace, LogWriter, PushOutcome};
 use lifeboat_units::ByteCount;
 use serde::Serialize;
 
@@ -145,7 +145,7 @@ fn offer<'a>(
     let file: LogFile =
         name.parse().map_err(|source| PushError::Name { name: name.clone(), source })?;
     let mut source = Source::open(path, memory)?;
-    let mut more = source.next_piece(0)?;
+    let any = source.next_piece(0)?;
     let local = local_system(ports, path);
     let (system, segment) = origin(ports, file, source.part(), local)?;
     if !admitted.covers(system, ports.clock.monotonic()) {
@@ -153,34 +153,44 @@ fn offer<'a>(
         admitted.note(system, ports.clock.monotonic());
     }
     let failed = |source| PushError::Repo { file: name.clone(), source };
-    let (cluster, place) = (ports.cluster, place(system, file));
-    let (object, size_bytes) = if cluster.has_log(&place).map_err(failed)? {
-        let mut digest = cluster.digest_log();
-        while more {
-            digest.add(source.piece());
-            more = source.next_piece(usize::MAX)?;
-        }
-        (Object::There(digest.finish()), source.end()?)
+    let place = place(system, file);
+    let object = if ports.cluster.has_log(&place).map_err(failed)? {
+        Object::There(digest(ports, &mut source, any)?)
     } else {
-        let mut encoding = cluster.encode_log(&place, writer);
-        let mut facts = FactsReader::new(ports.engine, file);
-        while more {
-            facts.read(source.part());
-            encoding.add(source.piece());
-            more = source.next_piece(facts.wants_from())?;
-        }
-        let size_bytes = source.end()?;
-        let facts = ArchivedFacts {
-            system: segment.map(|_| system),
-            segment,
-            written_at: source.written_at,
-            ..facts.facts
-        };
+        let mut encoding = ports.cluster.encode_log(&place, writer);
+        let facts = read(ports, file, (&mut source, any), &mut encoding)?;
+        let facts = ArchivedFacts { system: segment.map(|_| system), segment, ..facts };
         let facts = serde_json::to_value(&facts).expect("facts always serialise");
-        let encoded = encoding.finish(ports.clock.now(), facts).map_err(failed)?;
-        (Object::New(encoded), size_bytes)
+        Object::New(encoding.finish(ports.clock.now(), facts).map_err(failed)?)
     };
+    let size_bytes = source.end()?;
     Ok((Offer { file, system, place, stamp: source.stamp, size_bytes }, object))
+}
+
+/// The digest of a file of which the first piece is read, if there is any.
+fn digest(ports: &Ports<'_>, source: &mut Source<'_>, any: bool) -> Result<String, PushError> {
+    let (mut digest, mut more) = (ports.cluster.digest_log(), any);
+    while more {
+        digest.add(source.piece());
+        more = source.next_piece(usize::MAX)?;
+    }
+    Ok(digest.finish())
+}
+
+/// Encodes a file of which the first piece is read, if there is any; gives what the file tells.
+fn read(
+    ports: &Ports<'_>,
+    file: LogFile,
+    (source, any): (&mut Source<'_>, bool),
+    encoding: &mut LogEncoding<'_>,
+) -> Result<ArchivedFacts, PushError> {
+    let (mut facts, mut more) = (FactsReader::new(ports.engine, file), any);
+    while more {
+        facts.read(source.part());
+        encoding.add(source.piece());
+        more = source.next_piece(facts.wants_from())?;
+    }
+    Ok(ArchivedFacts { written_at: source.written_at, ..facts.facts })
 }
 
 /// Systems that were let in a short while ago, so that a process that pushes many files need not
