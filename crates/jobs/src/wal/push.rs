@@ -145,7 +145,7 @@ fn offer<'a>(
     let file: LogFile =
         name.parse().map_err(|source| PushError::Name { name: name.clone(), source })?;
     let mut source = Source::open(path, memory)?;
-    let any = source.next_piece(0)?;
+    source.next_piece(0)?;
     let local = local_system(ports, path);
     let (system, segment) = origin(ports, file, source.part(), local)?;
     if !admitted.covers(system, ports.clock.monotonic()) {
@@ -155,10 +155,10 @@ fn offer<'a>(
     let failed = |source| PushError::Repo { file: name.clone(), source };
     let place = place(system, file);
     let object = if ports.cluster.has_log(&place).map_err(failed)? {
-        Object::There(digest(ports, &mut source, any)?)
+        Object::There(digest(ports, &mut source)?)
     } else {
         let mut encoding = ports.cluster.encode_log(&place, writer);
-        let facts = read(ports, file, (&mut source, any), &mut encoding)?;
+        let facts = read(ports, file, &mut source, &mut encoding)?;
         let facts = ArchivedFacts { system: segment.map(|_| system), segment, ..facts };
         let facts = serde_json::to_value(&facts).expect("facts always serialise");
         Object::New(encoding.finish(ports.clock.now(), facts).map_err(failed)?)
@@ -167,9 +167,9 @@ fn offer<'a>(
     Ok((Offer { file, system, place, stamp: source.stamp, size_bytes }, object))
 }
 
-/// The digest of a file of which the first piece is read, if there is any.
-fn digest(ports: &Ports<'_>, source: &mut Source<'_>, any: bool) -> Result<String, PushError> {
-    let (mut digest, mut more) = (ports.cluster.digest_log(), any);
+/// The digest of a file of which the first piece is read.
+fn digest(ports: &Ports<'_>, source: &mut Source<'_>) -> Result<String, PushError> {
+    let (mut digest, mut more) = (ports.cluster.digest_log(), !source.piece().is_empty());
     while more {
         digest.add(source.piece());
         more = source.next_piece(usize::MAX)?;
@@ -177,14 +177,15 @@ fn digest(ports: &Ports<'_>, source: &mut Source<'_>, any: bool) -> Result<Strin
     Ok(digest.finish())
 }
 
-/// Encodes a file of which the first piece is read, if there is any; gives what the file tells.
+/// Encodes a file of which the first piece is read; gives what the file tells.
 fn read(
     ports: &Ports<'_>,
     file: LogFile,
-    (source, any): (&mut Source<'_>, bool),
+    source: &mut Source<'_>,
     encoding: &mut LogEncoding<'_>,
 ) -> Result<ArchivedFacts, PushError> {
-    let (mut facts, mut more) = (FactsReader::new(ports.engine, file), any);
+    let mut facts = FactsReader::new(ports.engine, file);
+    let mut more = !source.piece().is_empty();
     while more {
         facts.read(source.part());
         encoding.add(source.piece());

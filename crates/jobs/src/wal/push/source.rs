@@ -79,7 +79,7 @@ impl<'a> Source<'a> {
         Ok(true)
     }
 
-    /// The piece that was read last.
+    /// The piece that was read last; empty when there is none.
     pub(super) fn piece(&self) -> &[u8] {
         &self.memory[self.piece_at..self.filled]
     }
