@@ -8,7 +8,7 @@ use lifeboat_engine::{LogFacts, LogFollower, LogPart, Lsn, RestorePoint, Segment
 use lifeboat_units::Timestamp;
 
 use crate::bytes::{i64_at, u32_at};
-use crate::wal::{Position, RM_XACT, RM_XLOG, Reader, Record, Tail};
+use crate::wal::{Position, RM_XACT, RM_XLOG, RMGR_INFO, Reader, Record, Tail};
 
 /// `XLOG_XACT_OPMASK` in `xact.h`.
 const XACT_OPMASK: u8 = 0x70;
@@ -89,7 +89,12 @@ impl LogFollower for Follower {
         if reader.tail() == Tail::Walking {
             self.position = Some(reader.position());
         }
-        while let Some(record) = reader.next() {
+        loop {
+            if let Some(end) = reader.pass_over(is_candidate) {
+                self.facts.end = Some(end);
+                self.position = Some(reader.position());
+            }
+            let Some(record) = reader.next() else { break };
             // Of a record under way some bytes are zeros still.
             let here = full || record.end <= received;
             if !here || !record.is_intact(&mut self.scratch) {
@@ -103,7 +108,7 @@ impl LogFollower for Follower {
         }
         self.facts.cut_off = full
             && match reader.tail() {
-                Tail::CutOff(record) => is_candidate(&record),
+                Tail::CutOff(record) => is_candidate(record.rmid, record.info),
                 Tail::HeaderCutOff => true,
                 Tail::Walking | Tail::Full | Tail::Switched | Tail::Invalid => false,
             };
@@ -176,14 +181,14 @@ pub fn record_before(name: SegmentName, segment: &[u8], lsn: Lsn) -> Option<Lsn>
     reader.cut_off_start().filter(|start| *start < lsn)
 }
 
-/// Whether a record may be an [`Event`]: cheap, looks at the header only.
-fn is_candidate(record: &Record<'_>) -> bool {
-    match record.rmid {
+/// Whether a record of this `xl_rmid` and `xl_info` may be an [`Event`].
+fn is_candidate(rmid: u8, info: u8) -> bool {
+    match rmid {
         RM_XACT => matches!(
-            record.info & XACT_OPMASK,
+            info & XACT_OPMASK,
             XACT_COMMIT | XACT_ABORT | XACT_COMMIT_PREPARED | XACT_ABORT_PREPARED
         ),
-        RM_XLOG => record.kind() == RESTORE_POINT,
+        RM_XLOG => info & RMGR_INFO == RESTORE_POINT,
         _ => false,
     }
 }
@@ -193,7 +198,7 @@ fn is_candidate(record: &Record<'_>) -> bool {
 /// - Does not look at the checksum: see [`Record::is_intact`].
 /// - `scratch` is overwritten.
 pub fn event(record: &Record<'_>, scratch: &mut Vec<u8>) -> Option<Event> {
-    if !is_candidate(record) {
+    if !is_candidate(record.rmid, record.info) {
         return None;
     }
     let data = record.main_data(scratch)?;

@@ -13,10 +13,11 @@ use lifeboat_units::{Code, Explain, Retry};
 use crate::bytes::{u16_at, u32_at, u64_at};
 use crate::versions::{self, Version};
 
-pub(crate) use crc::crc32c;
 pub use reader::{Position, Reader, Tail};
 pub use record::Record;
-pub(crate) use record::{HEADER_BYTES as RECORD_HEADER_BYTES, RM_XACT, RM_XLOG};
+pub(crate) use record::{
+    HEADER_BYTES as RECORD_HEADER_BYTES, RM_XACT, RM_XLOG, RMGR_INFO, checksum,
+};
 
 /// `SizeOfXLogShortPHD` in `xlog_internal.h`: bytes before the records of most pages.
 pub const SHORT_HEADER_BYTES: usize = 24;

@@ -144,6 +144,7 @@ fn compare_with_waldump(test: &str, major: u32, segment_mib: u64) {
             assert_eq!(facts_in_parts(*name, &segment, step), facts, "{name} by {step}");
         }
         compare_records_before(*name, &segment, &lines);
+        compare_passing_over(*name, &segment);
         assert_eq!(facts.end, reader.end());
         if let Tail::CutOff(record) = reader.tail() {
             cut_off += 1;
@@ -341,6 +342,41 @@ fn filled(seed: u64) -> (SegmentName, Vec<u8>) {
     }
 }
 
+/// The intact records that are wanted, by their beginnings, and where the walk ended; each looked
+/// at, or passed over those that are not wanted.
+fn wanted_records(
+    (name, segment): (SegmentName, &[u8]),
+    wanted: fn(u8, u8) -> bool,
+    pass_over: bool,
+) -> Option<(Vec<Lsn>, Option<Lsn>)> {
+    let mut reader = Reader::new(name, segment).ok()?;
+    let (mut found, mut end, mut scratch) = (Vec::new(), None, Vec::new());
+    loop {
+        let passed = if pass_over { reader.pass_over(wanted) } else { None };
+        assert!(passed.is_none() || passed == reader.end());
+        end = passed.or(end);
+        let Some(record) = reader.next().filter(|record| record.is_intact(&mut scratch)) else {
+            return Some((found, end));
+        };
+        assert!(passed < Some(record.end));
+        end = Some(record.end);
+        if wanted(record.rmid, record.info) {
+            found.push(record.start);
+        }
+    }
+}
+
+/// Law: what is passed over is what would have been walked over.
+fn compare_passing_over(name: SegmentName, segment: &[u8]) {
+    let kinds: [fn(u8, u8) -> bool; 4] =
+        [|_, _| false, |_, _| true, |rmid, _| rmid == 1, |rmid, info| (rmid ^ info) & 0x31 == 0];
+    for wanted in kinds {
+        let [walked, passed] =
+            [false, true].map(|pass_over| wanted_records((name, segment), wanted, pass_over));
+        assert_eq!(walked, passed, "{name}");
+    }
+}
+
 #[test]
 fn made_up_segments_are_read_to_their_end() {
     for seed in 0..50 {
@@ -372,6 +408,7 @@ proptest! {
         let facts = log_facts(name, &segment);
         prop_assert!(facts.commits <= whole.commits);
         prop_assert_eq!(facts_in_parts(name, &segment, step), facts);
+        compare_passing_over(name, &segment);
         let mut scratch = Vec::new();
         if let Ok(reader) = Reader::new(name, &segment) {
             for record in reader {

@@ -3,11 +3,12 @@
 use lifeboat_engine::TransformError;
 
 use super::SHORT;
-use super::columns::{Head, Taker, Templates, is_alike, padded};
+use super::columns::{Head, Taker, Templates, is_alike};
+use super::differ::merge;
 use super::front::{FRONT_BYTES, Front};
 use super::pages::{Header, HeaderPredictor};
 use crate::bytes::array;
-use crate::wal::{RECORD_HEADER_BYTES as HEADER_BYTES, SHORT_HEADER_BYTES, crc32c};
+use crate::wal::{RECORD_HEADER_BYTES as HEADER_BYTES, SHORT_HEADER_BYTES, checksum};
 
 const BEYOND: TransformError = TransformError("a record goes beyond the end");
 
@@ -97,7 +98,11 @@ impl Joiner<'_> {
             .flatten();
         match template {
             // It was put before this record: all of it lies before the header.
-            Some(at) => self.different(before.get(at..at + length).ok_or(BEYOND)?, body)?,
+            Some(at) => {
+                let template = before.get(at..at + length).ok_or(BEYOND)?;
+                let masks = self.masks.take(length.div_ceil(8))?;
+                merge(template, masks, &mut self.text, body)?;
+            }
             None => body.copy_from_slice(self.text.take(length)?),
         }
         let header = self.header(head, body);
@@ -163,40 +168,8 @@ impl Joiner<'_> {
         header[8..16].copy_from_slice(&self.link.to_le_bytes());
         header[16] = head.info;
         header[17] = head.rmid;
-        let crc = crc32c(body, &header[..20]);
+        let crc = checksum(&header, body);
         header[20..].copy_from_slice(&crc.to_le_bytes());
         header
-    }
-
-    /// Fills `body` with what is as in `template`, and with the bytes that are not.
-    fn different(&mut self, template: &[u8], body: &mut [u8]) -> Result<(), TransformError> {
-        let masks = self.masks.take(body.len().div_ceil(8))?;
-        let (old, old_rest) = template.as_chunks::<8>();
-        let (new, new_rest) = body.as_chunks_mut::<8>();
-        for ((old, new), mask) in old.iter().zip(new).zip(masks) {
-            *new = match mask {
-                0 => *old,
-                mask => self.word(*old, *mask)?,
-            };
-        }
-        if let Some(mask) = masks.last()
-            && !new_rest.is_empty()
-        {
-            let word = self.word(padded(old_rest).to_le_bytes(), *mask)?;
-            new_rest.copy_from_slice(&word[..new_rest.len()]);
-        }
-        Ok(())
-    }
-
-    /// A word with the next bytes of the text where the mask has a bit.
-    fn word(&mut self, old: [u8; 8], mask: u8) -> Result<[u8; 8], TransformError> {
-        let new = self.text.take(mask.count_ones() as usize)?;
-        let mut word = old;
-        let mut left = mask;
-        for byte in new {
-            word[left.trailing_zeros() as usize] = *byte;
-            left &= left - 1;
-        }
-        Ok(word)
     }
 }

@@ -8,7 +8,7 @@ use super::pages::{Header, HeaderPredictor};
 use crate::bytes::{array, u16_at, u32_at, u64_at};
 use crate::wal::{
     FIRST_IS_CONTRECORD, LONG_HEADER, LONG_HEADER_BYTES, RECORD_HEADER_BYTES as HEADER_BYTES,
-    SHORT_HEADER_BYTES, crc32c,
+    SHORT_HEADER_BYTES, checksum,
 };
 
 /// Sizes of a page (`XLOG_BLCKSZ`). The smallest that fits is right: where pages of a size begin,
@@ -134,7 +134,7 @@ impl<'a, 'o> Splitter<'a, 'o> {
             let end = begin + total;
             let next = zeros_to(piece, end)?;
             let (header, body) = piece[begin..end].split_first_chunk()?;
-            let head = self.head(header, body.len(), crc32c(body, &header[..20]), previous)?;
+            let head = self.head(header, body.len(), checksum(header, body), previous)?;
             self.body(head, body, begin);
             return Some((begin, next));
         }
@@ -142,7 +142,7 @@ impl<'a, 'o> Splitter<'a, 'o> {
         let end = self.gather(begin, total, &mut header)?;
         let next = zeros_to(piece, end)?;
         let body = self.text.behind(total - HEADER_BYTES);
-        let sum = crc32c(body, &header[..20]);
+        let sum = checksum(&header, body);
         self.head(&header, total - HEADER_BYTES, sum, previous)?;
         self.text.end += total - HEADER_BYTES;
         Some((begin, next))
@@ -286,7 +286,7 @@ impl Text<'_> {
 
     /// Appends those bytes of `body` that are not as in `template`, and to `masks` which they are.
     fn append_different(&mut self, template: &[u8], body: &[u8], masks: &mut Vec<u8>) {
-        // Each word writes eight bytes, of which the last may not count.
+        // What is kept is written in vectors, of which the last may not be full.
         let room = self.room(body.len() + SLACK_BYTES);
         let mut mask_of = [0; BODY_BYTES_MAX / 8];
         let kept = differing(template, body, room, &mut mask_of);

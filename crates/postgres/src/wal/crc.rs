@@ -17,10 +17,27 @@ pub(crate) fn crc32c(first: &[u8], second: &[u8]) -> u32 {
         #[expect(unsafe_code, reason = "instructions beyond the baseline are chosen at run time")]
         return unsafe { short(first, second) };
     }
-    let mut digest = Digest::new(CrcAlgorithm::Crc32Iscsi);
-    digest.update(first);
-    digest.update(second);
-    digest.finalize() as u32
+    let mut sum = Crc32c::new();
+    sum.add(first);
+    sum.add(second);
+    sum.finish()
+}
+
+/// The same over bytes that come piece by piece, for longer input.
+pub(crate) struct Crc32c(Digest);
+
+impl Crc32c {
+    pub fn new() -> Self {
+        Self(Digest::new(CrcAlgorithm::Crc32Iscsi))
+    }
+
+    pub fn add(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    pub fn finish(self) -> u32 {
+        self.0.finalize() as u32
+    }
 }
 
 /// A segment may hold a quarter of a million records of 66 bytes: choosing among ways for long

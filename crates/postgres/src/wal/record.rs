@@ -2,7 +2,7 @@
 
 use lifeboat_engine::Lsn;
 
-use super::crc::crc32c;
+use super::crc::{Crc32c, crc32c};
 use super::{LONG_HEADER_BYTES, SHORT_HEADER_BYTES, SegmentHeader};
 use crate::bytes::{array, u16_at, u32_at, u64_at};
 use crate::versions::Version;
@@ -26,7 +26,25 @@ const RM_CUSTOM: u8 = 128;
 const XLOG_SWITCH: u8 = 0x40;
 
 /// `XLR_RMGR_INFO_MASK` in `xlogrecord.h`: the bits that belong to the resource manager.
-const RMGR_INFO: u8 = 0xF0;
+pub(crate) const RMGR_INFO: u8 = 0xF0;
+
+/// Whether a record of this `xl_rmid` and `xl_info` is a switch: the rest of its segment is unused.
+pub(super) fn is_switch(rmid: u8, info: u8) -> bool {
+    rmid == RM_XLOG && info & RMGR_INFO == XLOG_SWITCH
+}
+
+/// Whether a version has a resource manager of this number.
+pub(super) fn resource_manager_exists(rmid: u8, version: &Version) -> bool {
+    rmid <= RM_LAST || (version.major >= 15 && rmid >= RM_CUSTOM)
+}
+
+/// `offsetof(XLogRecord, xl_crc)` in `xlogrecord.h`: so much of the header is in the checksum.
+const CHECKED_HEADER_BYTES: usize = 20;
+
+/// The checksum of a record: its data, then its header up to `xl_crc`.
+pub(crate) fn checksum(header: &[u8; HEADER_BYTES], data: &[u8]) -> u32 {
+    crc32c(data, &header[..CHECKED_HEADER_BYTES])
+}
 
 /// One record. Cheap to copy: it points into the segment.
 ///
@@ -116,14 +134,6 @@ impl<'a> Record<'a> {
         self.version
     }
 
-    pub(super) fn is_switch(&self) -> bool {
-        self.rmid == RM_XLOG && self.kind() == XLOG_SWITCH
-    }
-
-    pub(super) fn resource_manager_exists(&self) -> bool {
-        self.rmid <= RM_LAST || (self.version.major >= 15 && self.rmid >= RM_CUSTOM)
-    }
-
     /// All bytes of the record, header first, without the page headers in between.
     ///
     /// - Shape: lies in the segment itself where the record is on one page, else in `scratch`,
@@ -133,35 +143,57 @@ impl<'a> Record<'a> {
     where
         'a: 'b,
     {
-        let total = self.total_bytes as usize;
-        let room = self.page_bytes - self.offset % self.page_bytes;
-        if total <= room {
-            return self.segment.get(self.offset..self.offset + total).unwrap_or_default();
+        if let Some(bytes) = self.on_one_page() {
+            return bytes;
         }
         scratch.clear();
-        let (mut at, mut take) = (self.offset, room);
-        while let Some(part) = self.segment.get(at..at + take) {
-            scratch.extend_from_slice(part);
-            let left = total - scratch.len();
-            let page = at + take;
-            let header = if page == 0 { LONG_HEADER_BYTES } else { SHORT_HEADER_BYTES };
-            (at, take) = (page + header, left.min(self.page_bytes - header));
-            if left == 0 {
-                break;
-            }
-        }
+        self.parts().for_each(|part| scratch.extend_from_slice(part));
         scratch
     }
 
-    /// Whether the checksum holds. Source: `ValidXLogRecord` in `xlogreader.c`.
-    pub fn is_intact(&self, scratch: &mut Vec<u8>) -> bool {
-        let bytes = self.bytes(scratch);
-        if bytes.len() != self.total_bytes as usize {
-            return false;
+    /// All of it, where it lies on one page.
+    fn on_one_page(&self) -> Option<&'a [u8]> {
+        let (total, room) =
+            (self.total_bytes as usize, self.page_bytes - self.offset % self.page_bytes);
+        if total > room {
+            return None;
         }
-        let (head, data) = bytes.split_at(HEADER_BYTES);
-        // Data first, then the header up to `xl_crc`.
-        crc32c(data, &head[..20]) == self.crc
+        self.segment.get(self.offset..self.offset + total)
+    }
+
+    /// What lies of it on each page, in order, as far as it lies in the segment.
+    fn parts(&self) -> impl Iterator<Item = &'a [u8]> {
+        let Self { segment, page_bytes, offset, .. } = *self;
+        let (mut at, mut left) = (offset, self.total_bytes as usize);
+        std::iter::from_fn(move || {
+            let take = left.min(page_bytes - at % page_bytes);
+            let part = segment.get(at..at + take).filter(|part| !part.is_empty())?;
+            let page = at + take;
+            at = page + if page == 0 { LONG_HEADER_BYTES } else { SHORT_HEADER_BYTES };
+            left -= take;
+            Some(part)
+        })
+    }
+
+    /// Whether the checksum holds. Source: `ValidXLogRecord` in `xlogreader.c`.
+    ///
+    /// - Speed: what lies on several pages, mostly images of pages, is summed where it lies.
+    /// - `scratch` is overwritten.
+    pub fn is_intact(&self, scratch: &mut Vec<u8>) -> bool {
+        if let Some((head, data)) = self.on_one_page().and_then(<[u8]>::split_first_chunk) {
+            return self.crc == checksum(head, data);
+        }
+        scratch.clear();
+        let (mut sum, mut met) = (Crc32c::new(), 0);
+        for part in self.parts() {
+            let (head, data) = part.split_at(part.len().min(HEADER_BYTES - scratch.len()));
+            scratch.extend_from_slice(head);
+            sum.add(data);
+            met += part.len();
+        }
+        let Some(head) = scratch.get(..CHECKED_HEADER_BYTES) else { return false };
+        sum.add(head);
+        met == self.total_bytes as usize && sum.finish() == self.crc
     }
 
     /// The main data: what the resource manager wrote apart from blocks.
