@@ -12,6 +12,7 @@
 //! | [`moment`] | times as people write them |
 //! | [`secrets`] | where the passphrase comes from |
 //! | [`server_commands`] | what PostgreSQL is told to run |
+//! | `mathematics` | one shared library less to load |
 //! | [`files`] | small files that commands write |
 //! | [`error`], [`exit`] | errors, and how they are told |
 
@@ -23,6 +24,8 @@ mod error;
 mod exit;
 mod fast;
 mod files;
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+mod mathematics;
 mod moment;
 mod origin;
 mod progress;
