@@ -96,6 +96,10 @@ pub trait Engine: Send + Sync {
     /// Files of the log that the server of this directory wants archived, in no order; empty when
     /// it wants none. Errors when the directory is none (any more).
     fn waiting_logs(&self, directory: &Path) -> Result<Vec<LogFile>, EngineError>;
+    /// Whether this is one of [`Engine::waiting_logs`]; cheaper where many wait.
+    fn is_waiting_log(&self, directory: &Path, file: LogFile) -> Result<bool, EngineError> {
+        Ok(self.waiting_logs(directory)?.contains(&file))
+    }
     /// Where a file is made when the server wants one of its log archived, relative to the data
     /// directory.
     fn waiting_directory(&self) -> &'static str;

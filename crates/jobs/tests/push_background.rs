@@ -294,6 +294,28 @@ fn a_call_whose_note_is_taken_back_while_it_waits_is_left_to_the_foreground() {
     assert!(world.clock.monotonic() - began < Duration::from_secs(60));
 }
 
+/// A call looks, and the pusher may acknowledge the file before the call goes on.
+#[test]
+fn a_call_removes_an_acknowledgement_only_when_it_does_not_count() {
+    let (world, mut server) = (World::new(), Server::new());
+    let file = server.finish();
+    let (path, spool) = (server.path(file), server.spool());
+    rounds(server.home.path(), &world.clock, &|| Ok(world.cluster.clone()), target(), |work| {
+        work.round().unwrap();
+        false
+    });
+    spool.forget_void(&path, file, target());
+    assert!(spool.answer(&path, target()).is_some(), "it was removed");
+    // Another file of this name.
+    let content = fs::read(&path).unwrap();
+    fs::remove_file(&path).unwrap();
+    fs::write(path.with_extension("new"), content).unwrap();
+    fs::rename(path.with_extension("new"), &path).unwrap();
+    assert_eq!(spool.list().unwrap().acks, [file]);
+    spool.forget_void(&path, file, target());
+    assert_eq!(spool.list().unwrap().acks, []);
+}
+
 #[test]
 fn a_pusher_that_began_with_other_words_makes_room_for_one_that_has_them() {
     let (world, mut server) = (World::new(), Server::new());

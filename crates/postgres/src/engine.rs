@@ -158,6 +158,12 @@ impl Engine for PostgresEngine {
         Ok(waiting(&directory.join(ARCHIVE_STATUS))?)
     }
 
+    fn is_waiting_log(&self, directory: &Path, file: LogFile) -> Result<bool, EngineError> {
+        let note = directory.join(ARCHIVE_STATUS).join(format!("{file}{READY}"));
+        let unreadable = |source| ClusterError::Read { path: note.clone(), source };
+        Ok(note.try_exists().map_err(unreadable)?)
+    }
+
     fn waiting_directory(&self) -> &'static str {
         ARCHIVE_STATUS
     }
@@ -192,13 +198,16 @@ impl Engine for PostgresEngine {
     }
 }
 
-/// Names in the directory of notes that end in `.ready`.
+/// What the name of a note of a file that waits ends in.
+const READY: &str = ".ready";
+
+/// Files of which a note lies in the directory of notes.
 fn waiting(status: &Path) -> Result<Vec<LogFile>, ClusterError> {
     let unreadable = |source| ClusterError::Read { path: status.to_owned(), source };
     let mut files = Vec::new();
     for entry in fs::read_dir(status).map_err(unreadable)? {
         let name = entry.map_err(unreadable)?.file_name();
-        let stem = name.to_str().and_then(|name| name.strip_suffix(".ready"));
+        let stem = name.to_str().and_then(|name| name.strip_suffix(READY));
         files.extend(stem.and_then(|stem| stem.parse::<LogFile>().ok()));
     }
     Ok(files)

@@ -73,15 +73,14 @@ impl Call<'_> {
         if let Err(error) = spool.create() {
             return Ok(unusable(&spool, &error));
         }
-        // What was said of this file speaks of an earlier try, or of another file of its name.
-        spool.forget(file);
+        // What was said speaks of an earlier try, or of another file of this name.
+        spool.forget_void(self.path, file, self.errand.target);
         spool.forgive(file);
         self.wait(&spool, file, start)
     }
 
     fn is_announced(&self, file: LogFile) -> bool {
-        let waiting = self.engine.waiting_logs(self.directory);
-        waiting.is_ok_and(|waiting| waiting.contains(&file))
+        self.engine.is_waiting_log(self.directory, file).unwrap_or(false)
     }
 
     fn wait(

@@ -65,7 +65,7 @@ impl Spool {
     /// The acknowledgement that counts for the file at `path`, if there is one.
     ///
     /// Costs one open, one read and one stat. One that does not count is left where it is: see
-    /// [`Spool::forget`].
+    /// [`Spool::forget_void`].
     pub fn answer(&self, path: &Path, target: Target) -> Option<Ack> {
         let name = path.file_name()?.to_str()?;
         let file = File::open(self.path(name, ACK)).ok()?;
@@ -97,6 +97,17 @@ impl Spool {
     /// Removes the acknowledgement of a file.
     pub fn forget(&self, file: LogFile) {
         let _ = fs::remove_file(self.path(&file.to_string(), ACK));
+    }
+
+    /// Removes the acknowledgement of the file at `path` if it is one that does not count.
+    ///
+    /// One that counts stays, also when the pusher left it a moment ago: whoever waits for it would
+    /// wait until the file was pushed again.
+    pub fn forget_void(&self, path: &Path, file: LogFile, target: Target) {
+        let there = self.path(&file.to_string(), ACK).exists();
+        if there && self.answer(path, target).is_none() {
+            self.forget(file);
+        }
     }
 
     /// Removes the error note of a file: the pusher then tries it at once.

@@ -15,6 +15,8 @@ use super::{LOOK_QUIET, StartBackup, Work};
 
 /// Pause between two looks for new files, soon after something happened.
 const LOOK_BUSY: Duration = Duration::from_millis(10);
+/// With so many files queued, what is new can wait: to look costs time for each file that waits.
+const QUEUE_LONG: usize = 128;
 /// How often it is asked whether the pusher is still wanted, and whether the server lives.
 const ASK: Duration = Duration::from_secs(1);
 
@@ -59,7 +61,12 @@ impl Work<'_> {
                     idle_max = idle_max.min(ASK);
                 }
             }
-            (self.pusher.wait)(if idle < ASK { LOOK_BUSY } else { LOOK_QUIET });
+            let queued = self.board().queue.len(); // the board must not be held while we wait
+            match queued {
+                QUEUE_LONG.. => clock.sleep(LOOK_QUIET),
+                _ if idle < ASK => (self.pusher.wait)(LOOK_BUSY),
+                _ => (self.pusher.wait)(LOOK_QUIET),
+            }
         }
     }
 
