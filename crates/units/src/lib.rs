@@ -17,7 +17,7 @@ pub mod progress;
 pub mod secret;
 
 pub use bytes::ByteCount;
-pub use clock::{Clock, SystemClock};
+pub use clock::{Clock, SystemClock, pause_after};
 pub use entropy::Entropy;
 pub use explain::{Code, Explain, Retry};
 pub use jiff::Timestamp;

@@ -4,15 +4,13 @@ use std::time::Duration;
 
 use lifeboat_engine::{LogFile, SegmentName, SystemId};
 use lifeboat_repo::RepoError;
-use lifeboat_units::{Explain, Retry};
+use lifeboat_units::{Explain, Retry, pause_after};
 
 use super::place::place;
 use crate::ports::Ports;
 
-/// First pause between two looks; each is half as long again as the one before.
-const PAUSE_MIN: Duration = Duration::from_millis(2);
-/// Longest pause between two looks.
-const PAUSE_MAX: Duration = Duration::from_secs(2);
+/// Shortest and longest pause between two looks.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(2), Duration::from_secs(2));
 
 /// Waits until a segment is in the repository; false when it is not there after `timeout`, or
 /// when the job is cancelled.
@@ -26,8 +24,8 @@ pub fn wait_for(
     timeout: Duration,
 ) -> Result<bool, RepoError> {
     let place = place(system, LogFile::Segment(segment));
-    let end = ports.clock.monotonic().saturating_add(timeout);
-    let mut pause = PAUSE_MIN;
+    let began = ports.clock.monotonic();
+    let end = began.saturating_add(timeout);
     loop {
         let answer = match ports.cluster.log_head(&place) {
             Ok(_) => return Ok(true),
@@ -39,7 +37,6 @@ pub fn wait_for(
         if now >= end || ports.cancel.is_cancelled() {
             return answer;
         }
-        ports.clock.sleep(pause.min(end - now));
-        pause = (pause * 3 / 2).min(PAUSE_MAX);
+        ports.clock.sleep(pause_after(now.saturating_sub(began), PAUSES).min(end - now));
     }
 }

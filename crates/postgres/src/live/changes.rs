@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use lifeboat_engine::{Changes, ClusterIdentity, Lsn, Since, TimelineId};
+use lifeboat_units::pause_after;
 
 use super::error::LiveError;
 use super::server::lsn;
@@ -23,10 +24,8 @@ const SUMMARIES_MAJOR: u32 = 17;
 /// `WaitForWalSummarization` in `src/backend/postmaster/walsummarizer.c`; the summarizer of a quiet
 /// server sleeps up to half a minute, and the checkpoint of a backup wakes it.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// First pause between two looks; each is half as long again as the one before.
-const PAUSE_MIN: Duration = Duration::from_millis(5);
-/// Longest pause between two looks.
-const PAUSE_MAX: Duration = Duration::from_millis(250);
+/// Shortest and longest pause between two looks.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(250));
 
 /// Reads the summaries from the start of an earlier backup up to `to`, waiting for the last of them.
 ///
@@ -90,7 +89,8 @@ fn wait(
     since: &Since,
     to: Lsn,
 ) -> Result<Result<Vec<SummaryName>, String>, LiveError> {
-    let (mut pause, mut moved) = (PAUSE_MIN, Instant::now());
+    let began = Instant::now();
+    let mut moved = began;
     let mut pending = Lsn(0);
     loop {
         // Asked first: what is summarized by now is listed below.
@@ -120,8 +120,7 @@ fn wait(
                 state.pending
             )));
         }
-        std::thread::sleep(pause);
-        pause = (pause * 3 / 2).min(PAUSE_MAX);
+        std::thread::sleep(pause_after(began.elapsed(), PAUSES));
     }
 }
 
