@@ -114,7 +114,7 @@ fn a_file_that_vanishes_and_comes_back_while_others_are_read_is_the_new_one() {
     let (world, random) = small();
     let (world, random) = (Arc::new(world), std::sync::Mutex::new(random));
     let (checked, inner) = (AtomicU64::new(0), Arc::clone(&world));
-    let engine = HookedEngine(Arc::new(move |_, _| {
+    let engine = HookedEngine::at_pages(Arc::new(move |_, _| {
         let page = checked.fetch_add(1, Ordering::Relaxed);
         if page % 5 == 0 {
             let mut random = random.lock().unwrap();
@@ -129,7 +129,7 @@ fn a_file_that_vanishes_and_comes_back_while_others_are_read_is_the_new_one() {
 
 /// An engine to which pages that begin with these bytes look damaged.
 fn seeing_damage(mark: [u8; 8], meanwhile: impl Fn() + Send + Sync + 'static) -> impl Engine {
-    HookedEngine(Arc::new(move |_, page| {
+    HookedEngine::at_pages(Arc::new(move |_, page| {
         page.starts_with(&mark).then(|| {
             meanwhile();
             PageVerdict::BadChecksum { computed: 0x1111, stored: 0x2222 }
@@ -167,7 +167,7 @@ fn a_damaged_page_that_stays_so_is_reported_by_file_and_page_and_one_that_change
 fn checked(world: &World, damaged: impl Fn(&[u8]) -> bool + Send + Sync + 'static) -> u64 {
     let checks = Arc::new(AtomicU64::new(0));
     let count = Arc::clone(&checks);
-    let engine = HookedEngine(Arc::new(move |_, page| {
+    let engine = HookedEngine::at_pages(Arc::new(move |_, page| {
         count.fetch_add(1, Ordering::Relaxed);
         damaged(page).then_some(PageVerdict::BadChecksum { computed: 1, stored: 2 })
     }));

@@ -16,7 +16,7 @@ use lifeboat_jobs::wal::push::spool::Spool;
 use lifeboat_jobs::wal::{self, PushError, PushSettings};
 use lifeboat_repo::Cluster;
 use lifeboat_store::{Key, MemoryStore, Store};
-use lifeboat_testkit::{Fault, FaultyStore, Schedule, SimClock, ToyEngine, toy};
+use lifeboat_testkit::{Fault, FaultyStore, HookedEngine, Schedule, SimClock, ToyEngine, toy};
 use lifeboat_units::{Cancel, Clock};
 use proptest::prelude::*;
 
@@ -300,12 +300,25 @@ fn a_call_removes_an_acknowledgement_only_when_it_does_not_count() {
     let (world, mut server) = (World::new(), Server::new());
     let file = server.finish();
     let (path, spool) = (server.path(file), server.spool());
-    rounds(server.home.path(), &world.clock, &|| Ok(world.cluster.clone()), target(), |work| {
-        work.round().unwrap();
-        false
-    });
-    spool.forget_void(&path, file, target());
-    assert!(spool.answer(&path, target()).is_some(), "it was removed");
+    let home = server.home.path().to_owned();
+    let (cluster, clock) = (world.cluster.clone(), world.clock.clone());
+    let engine = HookedEngine::at_waiting(Arc::new(move || {
+        rounds(&home, &clock, &|| Ok(cluster.clone()), target(), |work| {
+            work.round().unwrap();
+            false
+        });
+    }));
+    let call = Call {
+        engine: &engine,
+        clock: &world.clock,
+        cancel: &Cancel::default(),
+        directory: server.home.path(),
+        path: &path,
+        errand: errand(target()),
+        timeout: Duration::ZERO,
+    };
+    let answer = call.run(&mut |_, _| panic!("it is acknowledged"));
+    assert!(matches!(answer, Ok(Answer::Acknowledged(_))), "{answer:?}");
     // Another file of this name.
     let content = fs::read(&path).unwrap();
     fs::remove_file(&path).unwrap();

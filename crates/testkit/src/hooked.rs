@@ -1,4 +1,4 @@
-//! The toy engine, at whose page checks something happens.
+//! The toy engine, at whose answers something happens.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,10 +15,28 @@ use crate::toy::ToyEngine;
 /// What happens when a page is checked; `None` leaves the verdict to the toy engine.
 pub type Hook = Arc<dyn Fn(u32, &[u8]) -> Option<PageVerdict> + Send + Sync>;
 
-/// The toy engine, at whose page checks something happens: the server writes while its files are
-/// read, or a page is damaged.
+/// What happens when it is asked which files of the log wait, or whether one does.
+pub type WaitingHook = Arc<dyn Fn() + Send + Sync>;
+
+/// The toy engine, at whose answers something happens: the server writes while its files are
+/// read, a page is damaged, or the pusher is through at this very moment.
 #[derive(Clone)]
-pub struct HookedEngine(pub Hook);
+pub struct HookedEngine {
+    page: Hook,
+    waiting: WaitingHook,
+}
+
+impl HookedEngine {
+    /// Something happens when a page is checked.
+    pub fn at_pages(page: Hook) -> Self {
+        Self { page, waiting: Arc::new(|| ()) }
+    }
+
+    /// Something happens when it is asked what waits.
+    pub fn at_waiting(waiting: WaitingHook) -> Self {
+        Self { page: Arc::new(|_, _| None), waiting }
+    }
+}
 
 struct HookedPages {
     toy: Box<dyn PageFormat>,
@@ -41,7 +59,7 @@ impl Engine for HookedEngine {
     }
 
     fn page_format(&self, identity: &ClusterIdentity) -> Box<dyn PageFormat> {
-        Box::new(HookedPages { toy: ToyEngine.page_format(identity), hook: Arc::clone(&self.0) })
+        Box::new(HookedPages { toy: ToyEngine.page_format(identity), hook: Arc::clone(&self.page) })
     }
 
     fn page_transforms(&self, page_bytes: u32) -> Vec<Box<dyn Transform>> {
@@ -86,6 +104,7 @@ impl Engine for HookedEngine {
     }
 
     fn waiting_logs(&self, directory: &Path) -> Result<Vec<LogFile>, EngineError> {
+        (self.waiting)();
         ToyEngine.waiting_logs(directory)
     }
 

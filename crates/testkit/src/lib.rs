@@ -9,7 +9,7 @@
 //! | [`toy_log`], [`toy_recovery`] | the records of its log, and their replay |
 //! | [`toy_server`] | [`ToyServer`], which writes while [`ToyOrigin`] backs it up |
 //! | [`toy_source`] | [`ToyStreamer`], which streams its log, cuts the line and forgets |
-//! | [`hooked`] | [`HookedEngine`], at whose page checks something happens |
+//! | [`hooked`] | [`HookedEngine`], at whose answers something happens |
 //! | [`scratch`] | [`scratch::ScratchServer`], a throw-away PostgreSQL |
 
 pub mod clock;

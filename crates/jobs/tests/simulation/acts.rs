@@ -191,7 +191,7 @@ impl Simulation {
         let state = Mutex::new((self.random.fork(), 0));
         let (world, model) = (Arc::clone(&self.world), Arc::clone(&self.model));
         let (busy, taken_over) = (self.mix.busy_server, Arc::clone(taken_over));
-        HookedEngine(Arc::new(move |_, _| -> Option<PageVerdict> {
+        HookedEngine::at_pages(Arc::new(move |_, _| -> Option<PageVerdict> {
             let mut state = state.lock().unwrap();
             let (random, pages) = &mut *state;
             *pages += 1;

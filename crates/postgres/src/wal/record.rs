@@ -3,7 +3,7 @@
 use lifeboat_engine::Lsn;
 
 use super::crc::{Crc32c, crc32c};
-use super::{LONG_HEADER_BYTES, SHORT_HEADER_BYTES, SegmentHeader};
+use super::{SHORT_HEADER_BYTES, SegmentHeader};
 use crate::bytes::{array, u16_at, u32_at, u64_at};
 use crate::versions::Version;
 
@@ -124,11 +124,6 @@ impl<'a> Record<'a> {
         })
     }
 
-    /// What the record is within its resource manager: `info` without the lower bits.
-    pub fn kind(&self) -> u8 {
-        self.info & RMGR_INFO
-    }
-
     /// The version that wrote it.
     pub fn version(&self) -> &'static Version {
         self.version
@@ -168,8 +163,7 @@ impl<'a> Record<'a> {
         std::iter::from_fn(move || {
             let take = left.min(page_bytes - at % page_bytes);
             let part = segment.get(at..at + take).filter(|part| !part.is_empty())?;
-            let page = at + take;
-            at = page + if page == 0 { LONG_HEADER_BYTES } else { SHORT_HEADER_BYTES };
+            at += take + SHORT_HEADER_BYTES; // a first page, with its long header, is never a later one
             left -= take;
             Some(part)
         })
