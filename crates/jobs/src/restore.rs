@@ -16,6 +16,7 @@ mod reading;
 mod sweep;
 mod tablespaces;
 mod target;
+mod tasks;
 mod write;
 
 use std::path::PathBuf;

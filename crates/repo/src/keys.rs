@@ -5,6 +5,7 @@
 use std::io::Write;
 use std::path::Path;
 use std::str::FromStr;
+use std::thread;
 
 use age::secrecy::ExposeSecret;
 use argon2::{Algorithm, Argon2, Params, Version};
@@ -136,10 +137,26 @@ impl Kdf {
         let params =
             Params::new(self.memory_kib, self.passes, self.lanes, Some(32)).map_err(fail)?;
         let mut key = Zeroizing::new([0; 32]);
-        Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
-            .hash_password_into(passphrase.expose().as_bytes(), &salt, key.as_mut())
-            .map_err(fail)?;
+        let derivation = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
+        self.on_threads(|| {
+            derivation.hash_password_into(passphrase.expose().as_bytes(), &salt, key.as_mut())
+        })?
+        .map_err(fail)?;
         Ok(key)
+    }
+
+    /// Runs a derivation with a thread for each lane, as far as there are processors. The threads
+    /// end with it.
+    fn on_threads<T: Send>(&self, derive: impl FnOnce() -> T + Send) -> Result<T, RepoError> {
+        let processors = thread::available_parallelism().map_or(1, usize::from);
+        let threads = rayon::ThreadPoolBuilder::new()
+            .num_threads(processors.min(self.lanes as usize).max(1))
+            .build()
+            .map_err(|why| RepoError::Key {
+                operation: "derive a key from the passphrase",
+                why: why.to_string(),
+            })?;
+        Ok(threads.install(derive))
     }
 }
 

@@ -9,23 +9,19 @@ use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use crossbeam_channel::bounded;
+use crossbeam_channel::{Sender, bounded};
 use lifeboat_repo::PageHasher;
 use lifeboat_repo::codec::Decompressor;
 use lifeboat_repo::map::{Source as PageSource, page_hash};
 use lifeboat_repo::reader::{ContentReader, IndexReader, ReadBuffers};
-use lifeboat_repo::{BoxRef, FileEntry, Manifest, MapPart, PART_PAGES, PartRef, RepoError};
+use lifeboat_repo::{BoxRef, Manifest, MapPart, PART_PAGES, RepoError};
 use lifeboat_units::Work;
 
 use super::compare::{Comparer, make_zero, runs};
 use super::error::RestoreError;
 use super::place::{Owner, failed};
+use super::tasks::{Stretch, Tasks};
 use crate::ports::Ports;
-
-/// Files of one task, at most.
-const GROUP_FILES_MAX: usize = 256;
-/// Bytes of one task of small files, about.
-const GROUP_BYTES_MAX: u64 = 8 << 20;
 
 /// What is restored.
 pub struct Source<'a> {
@@ -62,14 +58,6 @@ impl Written {
     }
 }
 
-/// One stretch of a file: a map part, or the whole of a file without pages.
-struct Stretch {
-    path: String,
-    mode: u32,
-    size_bytes: u64,
-    part: Option<(u64, PartRef)>,
-}
-
 /// Writes all files below `into`.
 pub fn write_files(
     ports: &Ports<'_>,
@@ -95,8 +83,7 @@ pub fn write_files(
             })
             .collect();
         drop(receiver);
-        let sent = send_all(&shared, &sender);
-        drop(sender);
+        let sent = send_all(&shared, sender);
         for thread in threads {
             let done = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             written.add(done?);
@@ -115,49 +102,22 @@ struct Shared<'a> {
     index: &'a IndexReader,
 }
 
-/// Cuts the file table into tasks. Ends quietly when nobody takes them any more: then a thread
-/// has an error to tell.
-fn send_all(
-    shared: &Shared<'_>,
-    sender: &crossbeam_channel::Sender<Vec<Stretch>>,
-) -> Result<(), RestoreError> {
-    let (mut group, mut bytes) = (Vec::new(), 0);
+/// Sends the file table as tasks. Ends quietly when nobody takes them any more: then a thread has an
+/// error to tell.
+fn send_all(shared: &Shared<'_>, sender: Sender<Vec<Stretch>>) -> Result<(), RestoreError> {
+    let mut tasks = Tasks::new(sender, shared.source.jobs.max(1));
     for chunk in &shared.source.manifest.chunks {
         for file in shared.index.chunk(chunk)? {
             if shared.ports.cancel.is_cancelled() {
                 return Err(RestoreError::Cancelled);
             }
-            let large =
-                file.parts.len() > 1 || matches!(file.parts.first(), Some(PartRef::Boxed { .. }));
-            if !large {
-                bytes += file.size_bytes;
-                group.extend(stretches(file));
-                if bytes >= GROUP_BYTES_MAX || group.len() >= GROUP_FILES_MAX {
-                    bytes = 0;
-                    if sender.send(std::mem::take(&mut group)).is_err() {
-                        return Ok(());
-                    }
-                }
-                continue;
-            }
-            for stretch in stretches(file) {
-                if sender.send(vec![stretch]).is_err() {
-                    return Ok(());
-                }
+            if tasks.add(file).is_err() {
+                return Ok(());
             }
         }
     }
-    let _ = sender.send(group);
+    let _ = tasks.finish();
     Ok(())
-}
-
-fn stretches(file: FileEntry) -> Vec<Stretch> {
-    let FileEntry { path, size_bytes, mode, parts, .. } = file;
-    let stretch = |part| Stretch { path: path.clone(), mode, size_bytes, part };
-    if parts.is_empty() {
-        return vec![stretch(None)];
-    }
-    parts.into_iter().enumerate().map(|(n, part)| stretch(Some((n as u64, part)))).collect()
 }
 
 /// A file that is being written, and its map part.

@@ -19,15 +19,15 @@ pub(super) fn join(page_bytes: usize, split: &[u8], out: &mut [u8]) -> Result<()
     let kinds = split.get(..pages).ok_or(SHORT)?;
     let (frames, items, counts) = plan(page_bytes, kinds, split)?;
     let columns = cut(split, sizes(pages, page_bytes, &counts))?;
-    out.fill(0);
     let mut joiner = Joiner::new(columns, counts);
     let (mut frames, mut items) = (frames.iter(), &items[..]);
     for (kind, page) in kinds.iter().zip(out.chunks_exact_mut(page_bytes)) {
         let kind = Kind(*kind);
         match kind.base() {
-            ZERO => {}
+            ZERO => page.fill(0),
             RAW => page.copy_from_slice(joiner.raw.take(page_bytes)?),
             _ => {
+                page.fill(0);
                 let frame = frames.next().ok_or(SHORT)?;
                 let of_page = items.split_off(..frame.items).ok_or(SHORT)?;
                 joiner.page(kind, frame, of_page, page)?;
