@@ -80,10 +80,24 @@ fn a_damaged_page_is_reported_and_harms_no_earlier_backup(major: u32) {
     assert!(read.is_err(), "the damage is still there");
     damaged.stop();
 
+    // A checksum that fits is no advice while the page is damaged.
+    server.stop();
+    server
+        .run("pg_checksums", &["--disable", "-D", &server.data_directory().display().to_string()]);
+    server.start();
+    let checked = lab.run(&["check"]);
+    assert_eq!(checked.code, Some(3), "{checked:?}");
+    assert!(checked.stdout.contains("first mend"), "{}", checked.stdout);
+
     // Once the page is whole again, the next backup is a good one, and it may take their place.
     server.execute("TRUNCATE kept");
     let healed = lab.backup();
     assert_eq!(healed["damaged_pages"], 0);
+    let checked = lab.run(&["check"]).stdout;
+    assert!(
+        checked.contains("pg_checksums --enable") && !checked.contains("first mend"),
+        "{checked}"
+    );
     lab.run(&["expire", "--keep-backups", "1"]).ok();
     assert_eq!(listed(&lab), [id(&healed)]);
 }

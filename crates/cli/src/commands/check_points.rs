@@ -15,6 +15,7 @@ use lifeboat_postgres::live::remote::MAJOR_MIN;
 use lifeboat_postgres::live::server::ServerFacts;
 use lifeboat_postgres::live::session::Session;
 use lifeboat_postgres::live::slots::Slot;
+use lifeboat_repo::BackupId;
 use lifeboat_units::{ByteCount, Clock};
 
 use super::check::Point;
@@ -59,7 +60,12 @@ fn server(app: &App, opened: &Opened, points: &mut Vec<Point>) -> Result<(), Cli
     let mut session = Session::open(&conninfo)?;
     let facts = ServerFacts::read(&mut session)?;
     let slot = check_receiving::slot(app, &facts, &mut session)?;
-    let seen = Seen { facts: &facts, received: slot.as_ref().is_some_and(Slot::is_alive) };
+    let seen = Seen {
+        facts: &facts,
+        received: slot.as_ref().is_some_and(Slot::is_alive),
+        // What is wrong with the newest backup is said at its own point.
+        damaged: matches!(newest(opened), Ok(Some((_, newest))) if !newest.is_good()),
+    };
     points.push(Point::good("connection", format!("as role {}", facts.role)));
     points.extend(overtaken(opened, &facts).unwrap_or_else(|e| Some(Point::error("timeline", e))));
     match origin::place(conninfo, app.origin_options(Wanted::Any)?)? {
@@ -97,6 +103,8 @@ pub(crate) struct Seen<'a> {
     pub facts: &'a ServerFacts,
     /// Whether somebody receives through the slot of the configuration.
     pub received: bool,
+    /// Whether the newest backup knows of damage.
+    pub damaged: bool,
 }
 
 /// A server whose data directory can be read here.
@@ -181,7 +189,7 @@ fn whole_loop(
     origin: &mut dyn Origin,
 ) -> Point {
     const NAME: &str = "WAL arrives";
-    let Seen { facts, received } = seen;
+    let Seen { facts, received, .. } = seen;
     if !facts.archives() && !facts.in_recovery && !received {
         let found = "not tried: the server does not archive, and nobody receives its WAL";
         return Point::failed(NAME, found, "see above");
@@ -349,10 +357,9 @@ fn gap(opened: &Opened) -> Result<Option<Point>, CliError> {
 
 fn newest_backup(app: &App, opened: &Opened) -> Result<Point, CliError> {
     const NAME: &str = "newest backup";
-    let Some(newest) = opened.cluster.backups()?.pop() else {
+    let Some((newest, facts)) = newest(opened)? else {
         return Ok(Point::note(NAME, "none yet", "lifeboat backup"));
     };
-    let facts = BackupFacts::of(&opened.cluster.manifest(newest)?)?;
     let age = seconds(between(facts.stopped_at, app.clock.now()));
     if facts.damaged_pages > 0 {
         let found = format!("{newest}, {age} old, with {} damaged pages", facts.damaged_pages);
@@ -363,4 +370,9 @@ fn newest_backup(app: &App, opened: &Opened) -> Result<Point, CliError> {
         return Ok(Point::failed(NAME, found, format!("lifeboat show {newest}")));
     }
     Ok(Point::good(NAME, format!("{newest}, {age} old")))
+}
+
+fn newest(opened: &Opened) -> Result<Option<(BackupId, BackupFacts)>, CliError> {
+    let Some(newest) = opened.cluster.backups()?.pop() else { return Ok(None) };
+    Ok(Some((newest, BackupFacts::of(&opened.cluster.manifest(newest)?)?)))
 }

@@ -18,10 +18,10 @@ const SUMMARY_MINUTES_MIN: u64 = 2 * 24 * 60;
 /// that is `far`, the files on its machine cannot be seen, and it sends its files instead of having
 /// them read.
 pub(crate) fn points(app: &App, seen: Seen<'_>, far: bool) -> Result<Vec<Point>, CliError> {
-    let Seen { facts, received } = seen;
+    let Seen { facts, received, damaged } = seen;
     if facts.in_recovery && facts.setting("archive_mode") != Some("always") {
         // The rest is the primary's.
-        return Ok(vec![wal_level(facts), checksums(facts), summaries(facts, far)]);
+        return Ok(vec![wal_level(facts), checksums(facts, damaged), summaries(facts, far)]);
     }
     let mut points = vec![wal_level(facts)];
     if received && facts.setting("archive_mode") == Some("off") {
@@ -43,7 +43,7 @@ pub(crate) fn points(app: &App, seen: Seen<'_>, far: bool) -> Result<Vec<Point>,
             "a crash while a backup runs would leave torn pages",
         ),
         switched_on(facts, "fsync", "a crash of the machine can destroy the database itself"),
-        checksums(facts),
+        checksums(facts, damaged),
         summaries(facts, far),
     ]);
     points.extend(synchronous(facts));
@@ -191,15 +191,17 @@ fn switched_on(facts: &ServerFacts, name: &'static str, why: &str) -> Point {
     }
 }
 
-fn checksums(facts: &ServerFacts) -> Point {
+fn checksums(facts: &ServerFacts, damaged: bool) -> Point {
     const NAME: &str = "checksums";
+    let help = if damaged {
+        // A damaged page would be given a checksum that fits.
+        "first mend what the newest backup found damaged; then pg_checksums --enable, with the server stopped"
+    } else {
+        "pg_checksums --enable, with the server stopped"
+    };
     match facts.setting("data_checksums") {
         Some("on") => Point::good(NAME, "on"),
-        _ => Point::note(
-            NAME,
-            "off: damage on the server's disk may go unseen",
-            "pg_checksums --enable, with the server stopped",
-        ),
+        _ => Point::note(NAME, "off: damage on the server's disk may go unseen", help),
     }
 }
 

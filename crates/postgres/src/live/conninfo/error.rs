@@ -146,9 +146,22 @@ impl Explain for ConninfoError {
 
 /// What a key takes, where that is worth saying.
 fn accepted(key: &str) -> Option<&'static str> {
-    match key {
-        "port" => Some("a number from 1 to 65535"),
-        "sslmode" => Some("disable, allow, prefer, require, verify-ca or verify-full"),
-        _ => None,
-    }
+    Some(match key {
+        "port" => "a number from 1 to 65535",
+        "hostaddr" => "an IP address; names belong into host",
+        "connect_timeout" | "keepalives_idle" | "keepalives_interval" => {
+            "a whole number of seconds, without a unit"
+        }
+        "tcp_user_timeout" => "a whole number of milliseconds, without a unit",
+        "keepalives_count" => "how many may get lost: a whole number",
+        "keepalives" => "1, or 0 to send none",
+        "target_session_attrs" => "any, read-write, read-only, primary, standby or prefer-standby",
+        "sslmode" => "disable, allow, prefer, require, verify-ca or verify-full",
+        "sslnegotiation" => "postgres or direct",
+        "sslcertmode" => "allow or disable",
+        "sslsni" => "1, or 0 to send no name",
+        "channel_binding" => "prefer, require or disable",
+        "ssl_min_protocol_version" | "ssl_max_protocol_version" => "TLSv1.2 or TLSv1.3",
+        _ => return None,
+    })
 }

@@ -80,6 +80,32 @@ fn what_cannot_be_done_is_said() {
 }
 
 #[test]
+fn a_wrong_value_is_told_what_would_be_right() {
+    for key in [
+        "port",
+        "hostaddr",
+        "connect_timeout",
+        "keepalives",
+        "keepalives_idle",
+        "keepalives_interval",
+        "keepalives_count",
+        "tcp_user_timeout",
+        "target_session_attrs",
+        "sslmode",
+        "sslnegotiation",
+        "sslcertmode",
+        "sslsni",
+        "channel_binding",
+        "ssl_min_protocol_version",
+        "ssl_max_protocol_version",
+    ] {
+        let error = read(&format!("user=al host=db {key}=10x"), &[]).unwrap_err();
+        assert_eq!(error.code().0, "LB-PG-003", "{key}");
+        assert!(error.help().is_some(), "{key} has no next step");
+    }
+}
+
+#[test]
 fn values_are_quoted_so_that_libpq_reads_them_back() {
     assert_eq!(quote("plain"), "plain");
     assert_eq!(quote(""), "''");
