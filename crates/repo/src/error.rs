@@ -107,6 +107,25 @@ pub enum RepoError {
         /// Why it failed.
         why: String,
     },
+    /// The machine does not give what unlocking a passphrase needs.
+    #[error("cannot derive the key from the passphrase: {why}")]
+    Derivation {
+        /// What the system said.
+        why: String,
+        /// Memory that it takes, in KiB.
+        memory_kib: u32,
+        /// Threads that it uses, where there are as many processors.
+        lanes: u32,
+    },
+    /// A directory of a database and the repository lie within each other: one would be backed up
+    /// into itself, or cleared away by a restore.
+    #[error("`{}` and the repository in {location} lie within each other", place.display())]
+    Within {
+        /// The directory.
+        place: std::path::PathBuf,
+        /// The store.
+        location: String,
+    },
     /// A local file of keys cannot be used.
     #[error("cannot use key file `{}`", path.display())]
     KeyFile {
@@ -161,13 +180,18 @@ impl Explain for RepoError {
             Self::Key { .. } => "LB-REPO-012",
             Self::KeyFile { .. } => "LB-REPO-013",
             Self::Gone { .. } => "LB-REPO-014",
+            Self::Derivation { .. } => "LB-REPO-015",
+            Self::Within { .. } => "LB-REPO-016",
             Self::Store(error) => return error.code(),
         })
     }
 
     fn retry(&self) -> Retry {
         match self {
-            Self::Busy { .. } | Self::LeaseLost { .. } | Self::Gone { .. } => Retry::Later,
+            Self::Busy { .. }
+            | Self::LeaseLost { .. }
+            | Self::Gone { .. }
+            | Self::Derivation { .. } => Retry::Later,
             Self::Store(error) => error.retry(),
             Self::Missing { .. }
             | Self::Exists { .. }
@@ -179,6 +203,7 @@ impl Explain for RepoError {
             | Self::Damaged { .. }
             | Self::NoSuchBackup { .. }
             | Self::Key { .. }
+            | Self::Within { .. }
             | Self::KeyFile { .. } => Retry::Never,
         }
     }
@@ -202,8 +227,14 @@ impl Explain for RepoError {
                  a new key file"
             }
             Self::WriteOnly => "give the passphrase: passphrase-file, or LIFEBOAT_PASSPHRASE",
-            Self::BadName { .. } => {
-                "a cluster's name has 1 to 64 of a-z, 0-9, `-` and `_`; `lifeboat list` shows backups"
+            Self::BadName { what: "backup", .. } => "`lifeboat list` shows the backups",
+            Self::BadName { what: "key slot", .. } => {
+                "its name has 1 to 64 of a-z, A-Z, 0-9, `-` and `_`; `lifeboat key list` shows them"
+            }
+            Self::BadName { .. } => "its name has 1 to 64 of a-z, 0-9, `-` and `_`",
+            Self::Damaged { object, .. } if object.starts_with("keys/slots/") => {
+                "another slot may open: `lifeboat key list` shows which are damaged. Then remove this \
+                 one (`lifeboat key remove`), or put a copy of the object back"
             }
             Self::Damaged { .. } => "`lifeboat verify` names every backup that this touches",
             Self::NoSuchBackup { .. } => "`lifeboat list` shows what is there",
@@ -212,10 +243,24 @@ impl Explain for RepoError {
                 "this process was paused for too long, or two hosts work on one cluster; nothing \
                  was listed, run it again"
             }
+            Self::Within { .. } => {
+                "choose another directory; a repository that lies in a data directory must be moved \
+                 out of it first, and `repository.url` with it"
+            }
             Self::KeyFile { .. } => {
                 "`lifeboat key unlock` makes a new key file, with the passphrase"
             }
+            Self::Key { operation, .. } if operation.contains("slot") => {
+                "`lifeboat key list` shows the slots; `lifeboat key add` adds one"
+            }
             Self::Key { .. } => return None, // the cause says it
+            Self::Derivation { memory_kib, lanes, .. } => {
+                return Some(format!(
+                    "for a moment it takes {} MiB of memory and up to {lanes} threads: raise the limit \
+                     (ulimit -v and -u; MemoryMax and TasksMax of a service)",
+                    memory_kib / 1024
+                ));
+            }
             Self::Store(error) => return error.help(),
         };
         Some(text.to_owned())

@@ -9,7 +9,7 @@ use std::thread;
 
 use age::secrecy::ExposeSecret;
 use argon2::{Algorithm, Argon2, Params, Version};
-use lifeboat_store::{Key, Store, StoreError};
+use lifeboat_store::{Key, Store};
 use lifeboat_units::{Entropy, Secret};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
@@ -123,7 +123,8 @@ impl Kdf {
         }
     }
 
-    fn derive(&self, object: &str, passphrase: &Secret) -> Result<Zeroizing<[u8; 32]>, RepoError> {
+    /// Refuses what is out of bounds; gives the costs and the salt.
+    fn check(&self, object: &str) -> Result<(Params, Vec<u8>), RepoError> {
         let bounds_hold = self.name == "argon2id"
             && self.memory_kib <= 1 << 20
             && self.passes <= 16
@@ -131,11 +132,19 @@ impl Kdf {
         if !bounds_hold {
             return Err(RepoError::damaged(object, "its key derivation is out of bounds"));
         }
-        let fail = |e: argon2::Error| RepoError::damaged(object, e.to_string());
+        let params = Params::new(self.memory_kib, self.passes, self.lanes, Some(32))
+            .map_err(|error| RepoError::damaged(object, error.to_string()))?;
         let salt = unhex(&self.salt)
             .ok_or_else(|| RepoError::damaged(object, "its salt is not hexadecimal"))?;
-        let params =
-            Params::new(self.memory_kib, self.passes, self.lanes, Some(32)).map_err(fail)?;
+        Ok((params, salt))
+    }
+
+    fn derive(&self, object: &str, passphrase: &Secret) -> Result<Zeroizing<[u8; 32]>, RepoError> {
+        let (params, salt) = self.check(object)?;
+        let fail = |e: argon2::Error| match e {
+            argon2::Error::OutOfMemory => self.short_of(e.to_string()),
+            other => RepoError::damaged(object, other.to_string()),
+        };
         let mut key = Zeroizing::new([0; 32]);
         let derivation = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
         self.on_threads(|| {
@@ -152,11 +161,13 @@ impl Kdf {
         let threads = rayon::ThreadPoolBuilder::new()
             .num_threads(processors.min(self.lanes as usize).max(1))
             .build()
-            .map_err(|why| RepoError::Key {
-                operation: "derive a key from the passphrase",
-                why: why.to_string(),
-            })?;
+            .map_err(|why| self.short_of(why.to_string()))?;
         Ok(threads.install(derive))
+    }
+
+    /// This machine does not give what the derivation needs.
+    fn short_of(&self, why: String) -> RepoError {
+        RepoError::Derivation { why, memory_kib: self.memory_kib, lanes: self.lanes }
     }
 }
 
@@ -234,8 +245,13 @@ impl Keyring {
             keys,
         };
         let body = serde_json::to_vec_pretty(&slot).expect("texts always serialise");
-        store.put(&key, &body)?;
-        Ok((key, body))
+        match store.put(&key, &body) {
+            Err(error) if error.is_already_exists() => Err(RepoError::Key {
+                operation: "add the key slot",
+                why: format!("there is a slot `{name}` already, and a slot is never replaced"),
+            }),
+            put => Ok(put.map(|()| (key, body))?),
+        }
     }
 
     /// Stores the list of recipients, sealed by the index key.
@@ -442,20 +458,37 @@ pub fn slots(store: &dyn Store) -> Result<Vec<String>, RepoError> {
     Ok(names)
 }
 
-/// Removes a key slot; refuses to remove the last.
+/// What is wrong with a slot, as far as can be told without its passphrase.
+pub fn slot_damage(store: &dyn Store, name: &str) -> Result<Option<RepoError>, RepoError> {
+    match read_slot(store, &slot_key(name)?) {
+        Ok(_) => Ok(None),
+        Err(error @ (RepoError::Damaged { .. } | RepoError::TooNew { .. })) => Ok(Some(error)),
+        Err(error) => Err(error),
+    }
+}
+
+/// Removes a key slot; refuses to remove the last that is not damaged.
 pub fn remove_slot(store: &dyn Store, name: &str) -> Result<(), RepoError> {
+    let refused = |why| Err(RepoError::Key { operation: "remove the key slot", why });
     let all = slots(store)?;
     if !all.iter().any(|slot| slot == name) {
-        return Err(RepoError::Key {
-            operation: "remove the key slot",
-            why: format!("there is no slot `{name}`; there are {}", all.join(", ")),
-        });
+        return refused(format!("there is no slot `{name}`; there are {}", all.join(", ")));
     }
-    if all.len() == 1 {
-        return Err(RepoError::Key {
-            operation: "remove the key slot",
-            why: format!("`{name}` is the last: without it nothing can ever be read again"),
-        });
+    let (mut sound, mut damaged) = (0, Vec::new());
+    for other in all.iter().filter(|slot| *slot != name) {
+        match slot_damage(store, other)? {
+            None => sound += 1,
+            Some(_) => damaged.push(other.as_str()),
+        }
+    }
+    if sound == 0 {
+        let others = match damaged.is_empty() {
+            true => String::new(),
+            false => format!(" (damaged, or of a newer version: {})", damaged.join(", ")),
+        };
+        return refused(format!(
+            "`{name}` is the last that may open{others}: without it nothing can ever be read again"
+        ));
     }
     store.delete(&slot_key(name)?)?;
     Ok(())
@@ -482,33 +515,54 @@ fn try_slot(
 ) -> Result<Attempt, RepoError> {
     let key = slot_key(name)?;
     let object = key.as_str();
-    let body = match store.get(&key, KEY_OBJECT_BYTES_MAX) {
-        Ok(body) => body,
-        Err(StoreError::NotFound { .. }) => return Ok(Attempt::Gone),
-        Err(error) => return Err(error.into()),
+    let slot = match read_slot(store, &key) {
+        Err(error) if error.is_not_found() => return Ok(Attempt::Gone),
+        slot => slot?,
     };
+    match (slot, passphrase) {
+        (Slot::Open(keys), _) => Ok(Attempt::Open(keys)),
+        (Slot::Sealed { .. }, None) => Ok(Attempt::Locked),
+        (Slot::Sealed { kdf, mut keys }, Some(passphrase)) => {
+            let scope = Scope::repository(repository, name);
+            let seal = SealKey::new(&*kdf.derive(object, passphrase)?, &scope);
+            match seal.open(BoxKind::Slot, 0, object, &mut keys) {
+                Ok(plain) => parse_keys(object, plain).map(Attempt::Unlocked),
+                Err(_) => Ok(Attempt::Locked),
+            }
+        }
+    }
+}
+
+/// What a slot holds.
+enum Slot {
+    Open(SlotKeys),
+    Sealed { kdf: Kdf, keys: Zeroizing<Vec<u8>> },
+}
+
+/// Reads a slot and checks all that can be checked without its passphrase.
+fn read_slot(store: &dyn Store, key: &Key) -> Result<Slot, RepoError> {
+    let object = key.as_str();
+    let body = store.get(key, KEY_OBJECT_BYTES_MAX)?;
     let damaged = |what: String| RepoError::damaged(object, what);
     check_version(&body, || object.to_owned())?;
     let slot: SlotObject = serde_json::from_slice(&body).map_err(|e| damaged(e.to_string()))?;
     if slot.lifeboat != "key slot" {
         return Err(damaged("it does not say that it is a key slot".to_owned()));
     }
-    let mut keys =
+    let keys =
         Zeroizing::new(unhex(&slot.keys).ok_or_else(|| damaged("not hexadecimal".to_owned()))?);
-    let parse = |plain: &[u8]| serde_json::from_slice(plain).map_err(|e| damaged(e.to_string()));
-    match (slot.kind.as_str(), &slot.kdf, passphrase) {
-        ("open", None, _) => parse(&keys).map(Attempt::Open),
-        ("passphrase", Some(_), None) => Ok(Attempt::Locked),
-        ("passphrase", Some(kdf), Some(passphrase)) => {
-            let scope = Scope::repository(repository, name);
-            let seal = SealKey::new(&*kdf.derive(object, passphrase)?, &scope);
-            match seal.open(BoxKind::Slot, 0, object, &mut keys) {
-                Ok(plain) => parse(plain).map(Attempt::Unlocked),
-                Err(_) => Ok(Attempt::Locked),
-            }
+    match (slot.kind.as_str(), slot.kdf) {
+        ("open", None) => parse_keys(object, &keys).map(Slot::Open),
+        ("passphrase", Some(kdf)) => {
+            kdf.check(object)?;
+            Ok(Slot::Sealed { kdf, keys })
         }
         _ => Err(damaged(format!("unknown kind of slot `{}`", slot.kind))),
     }
+}
+
+fn parse_keys(object: &str, plain: &[u8]) -> Result<SlotKeys, RepoError> {
+    serde_json::from_slice(plain).map_err(|e| RepoError::damaged(object, e.to_string()))
 }
 
 /// A fresh key for the content of one backup or log file.

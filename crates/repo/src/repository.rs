@@ -1,5 +1,6 @@
 //! A repository, and one cluster's part of it.
 
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use lifeboat_store::{Key, Store};
@@ -193,6 +194,21 @@ fn remove_half_made(store: &dyn Store) -> Result<(), RepoError> {
     keys.iter().try_for_each(|key| store.delete(key)).map_err(RepoError::from)
 }
 
+/// Where a path leads, as far as it is there: without links, the rest as it is.
+fn found(path: &Path) -> PathBuf {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let mut ancestors = path.ancestors();
+    let there = ancestors.find_map(|there| Some((there, there.canonicalize().ok()?)));
+    let Some((there, mut found)) = there else { return path };
+    for part in path.strip_prefix(there).into_iter().flat_map(Path::components) {
+        match part {
+            Component::ParentDir => _ = found.pop(),
+            part => found.push(part),
+        }
+    }
+    found
+}
+
 /// One cluster's part of a repository.
 #[derive(Clone)]
 pub struct Cluster {
@@ -227,6 +243,21 @@ impl Cluster {
     /// The store.
     pub fn store(&self) -> &dyn Store {
         self.repository.store.as_ref()
+    }
+
+    /// Refuses a directory of a database that holds the repository, or lies in it. It need not be
+    /// there yet.
+    pub fn refuse_within(&self, place: &Path) -> Result<(), RepoError> {
+        let location = self.store().location();
+        // Other stores than directories lie in nothing.
+        let Some(repository) = Some(Path::new(&location)).filter(|path| path.is_absolute()) else {
+            return Ok(());
+        };
+        let (place_found, repository) = (found(place), found(repository));
+        if place_found.starts_with(&repository) || repository.starts_with(&place_found) {
+            return Err(RepoError::Within { place: place.to_owned(), location });
+        }
+        Ok(())
     }
 
     /// The key of its page hashes.

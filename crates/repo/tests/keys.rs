@@ -36,7 +36,7 @@ fn slots_are_added_and_removed_and_only_their_passphrases_open() {
     let keyring = repository.keyring();
     keyring.add_slot(&store, "second", &Protection::Passphrase(&new), &random).unwrap();
     let again = keyring.add_slot(&store, "second", &Protection::Open, &random).unwrap_err();
-    assert!(matches!(again, RepoError::Store(e) if e.is_already_exists()), "never replaced");
+    assert!(matches!(again, RepoError::Key { .. }), "never replaced: {again}");
     keys::remove_slot(&store, "first").unwrap();
     assert_eq!(keys::slots(&store).unwrap(), ["second"]);
     assert!(keys::remove_slot(&store, "second").is_err(), "the last one stays");
@@ -46,6 +46,10 @@ fn slots_are_added_and_removed_and_only_their_passphrases_open() {
     // A slot that is damaged, and one from the future, do not keep the good one from opening.
     store.put(&Key::new("keys/slots/aa").unwrap(), b"{\"version\": 2, \"lock\": \"new\"}").unwrap();
     store.put(&Key::new("keys/slots/bb").unwrap(), b"nonsense").unwrap();
+    let last = keys::remove_slot(&store, "second").unwrap_err().to_string();
+    assert!(last.contains("damaged, or of a newer version: aa, bb"), "{last}");
+    assert!(keys::slot_damage(&store, "second").unwrap().is_none());
+    assert!(keys::slot_damage(&store, "bb").unwrap().is_some());
     let opened = Keyring::unlock(&store, id, Some(&new)).unwrap();
     assert_eq!(opened.index.expose(), keyring.index.expose());
     let none = Keyring::unlock(&store, id, None).unwrap_err();
