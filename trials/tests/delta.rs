@@ -2,7 +2,7 @@
 //! plain restore, and the server that starts on them has the rows.
 
 use std::collections::BTreeMap;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -88,6 +88,63 @@ fn check(lab: &Lab) {
     server.stop();
     let data = server.data_directory().display().to_string();
     server.run("pg_checksums", &["--check", "-D", &data]);
+}
+
+/// Files and directories that their owner may not write to, one of them of several stretches.
+fn close_some(data: &Path) -> Vec<(PathBuf, u32)> {
+    let directory = data.join("closed");
+    std::fs::create_dir(&directory).expect("it can be made");
+    let large: Vec<u8> = (0..100_u32 << 18).flat_map(u32::to_le_bytes).collect();
+    std::fs::write(data.join("large"), large).expect("it can be written");
+    std::fs::write(directory.join("small"), "a private key").expect("it can be written");
+    let closed =
+        [(data.join("large"), 0o400), (directory.join("small"), 0o400), (directory, 0o500)];
+    for (path, mode) in &closed {
+        let own = std::os::unix::fs::chown(path, Some(owner(data).0), Some(owner(data).1));
+        own.expect("it can be given to the server");
+        let mode = std::fs::Permissions::from_mode(*mode);
+        std::fs::set_permissions(path, mode).expect("it can be closed");
+    }
+    closed.into()
+}
+
+fn owner(path: &Path) -> (u32, u32) {
+    let data = std::fs::metadata(path).expect("it is there");
+    (data.uid(), data.gid())
+}
+
+fn files_that_cannot_be_written_to_are_restored(major: u32) {
+    let test = "files_that_cannot_be_written_to_are_restored";
+    let Some(lab) = lab(test, ScratchServer::of(major)) else { return };
+    let data = lab.server.data_directory().to_owned();
+    let closed = close_some(&data);
+    let backup = lab.backup();
+    let id = backup["id"].as_str().expect("a report has an id");
+    let before: Vec<_> = closed.iter().map(|(path, _)| std::fs::read(path).ok()).collect();
+    let assert_there = |into: &Path, what: &str| {
+        for ((path, mode), bytes) in closed.iter().zip(&before) {
+            let path = into.join(path.strip_prefix(&data).expect("it lies there"));
+            let there = std::fs::metadata(&path).expect("it is there").permissions().mode();
+            assert_eq!(there & 0o7777, *mode, "{what}: {}", path.display());
+            assert!(std::fs::read(&path).ok() == *bytes, "{what}: {}", path.display());
+        }
+    };
+    assert_there(&plain(&lab, "closed", id), "plain");
+    lab.server.stop();
+    delta(&lab, &["--to-backup", id]);
+    assert_there(&data, "delta over all");
+    std::fs::remove_file(data.join("large")).expect("it can be removed");
+    delta(&lab, &["--to-backup", id]);
+    assert_there(&data, "delta over one that is missing");
+    let file = std::fs::File::options().write(true).open(data.join("large"));
+    file.expect("root opens it").write_all_at(b"other", 80 << 20).expect("it can be changed");
+    delta(&lab, &["--to-backup", id]);
+    assert_there(&data, "delta over one that differs");
+}
+
+#[test]
+fn files_that_cannot_be_written_to_are_restored_18() {
+    files_that_cannot_be_written_to_are_restored(18);
 }
 
 /// Flips bytes of some relation files, cuts one short, and removes one.

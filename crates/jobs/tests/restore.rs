@@ -174,6 +174,16 @@ fn when_the_newest_manifest_is_damaged_the_older_backup_is_taken_and_it_is_said(
     let noted = plan.notes.iter().any(|note| note.contains(&history.backups[1].to_string()));
     assert!(noted, "{:?}", plan.notes);
     assert!(world.content_at(Target::Latest).unwrap() == history.moments[1].3);
+    let damaged = |error: &RestoreError| matches!(error, RestoreError::Repo(_));
+    for (asked, none_is_whole) in [(history.backups[1], false), (history.backups[0], true)] {
+        if none_is_whole {
+            let key = world.cluster.manifest_key(asked).unwrap();
+            assert!(world.store.corrupt(&key, |body| *body.last_mut().unwrap() ^= 1));
+        }
+        let request = request(&world.fresh(), Target::Backup(asked));
+        let error = restore::plan(&world.ports(), &request).unwrap_err();
+        assert!(damaged(&error), "{error}");
+    }
 }
 
 #[test]

@@ -350,6 +350,18 @@ fn wal_that_is_nowhere_else_is_set_aside_and_the_rest_removed() {
     let mut names = wal(&into.join(SET_ASIDE));
     names.sort();
     assert_eq!(names, [last.clone(), format!("{last}.1")]);
+    // One that is archived goes, and one that another server archived with other content stays.
+    let logs = world.cluster.logs().unwrap();
+    let segments: Vec<_> = logs.iter().filter(|log| log.place.name.len() == 24).collect();
+    for (log, change) in segments.iter().zip([false, true]) {
+        let (_, mut content) = world.cluster.read_log(&log.place).unwrap();
+        *content.last_mut().unwrap() ^= u8::from(change);
+        fs::write(into.join("pg_wal").join(&log.place.name), content).unwrap();
+    }
+    delta(&world, &into, Target::Backup(backups[2])).unwrap();
+    let names = wal(&into.join(SET_ASIDE));
+    assert!(!names.contains(&segments[0].place.name), "{names:?}");
+    assert!(names.contains(&segments[1].place.name), "{names:?}");
 }
 
 #[test]
@@ -368,6 +380,11 @@ fn a_mark_in_a_directory_that_was_used_since_does_not_make_it_unfinished() {
     let error = world.restore(&world.cluster, &into, target()).unwrap_err();
     assert!(matches!(error, RestoreError::Occupied { .. }), "{error}");
     fs::remove_file(into.join(toy::CONTROL_FILE)).unwrap();
+    // WAL that the delta did not come to set aside is not cleared away by a plain restore.
+    let name = toy::segment_name(1, 77).to_string();
+    fs::write(into.join("pg_wal").join(&name), "perhaps nowhere else").unwrap();
     world.restore(&world.cluster, &into, target()).unwrap();
+    let kept = fs::read_to_string(into.join(SET_ASIDE).join(&name)).unwrap();
+    assert_eq!(kept, "perhaps nowhere else");
     assert!(!into.join(RESTORING_MARK).exists());
 }

@@ -1,5 +1,6 @@
 //! Objects as files below one directory. Layout and order of writes: `docs/format/store.md`.
 
+mod barrier;
 mod batch;
 mod publish;
 mod sweep;
@@ -12,6 +13,8 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+
+pub use barrier::barrier_device;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, openat, statat, unlinkat};
 use rustix::io::Errno;

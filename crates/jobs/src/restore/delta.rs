@@ -1,13 +1,14 @@
 //! A restore over a directory that is nearly right: whose it must be, what it would lose, and
 //! what is kept of it.
 
+use std::collections::HashMap;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use lifeboat_engine::{LogFile, LogPart, SystemId, TargetState};
-use lifeboat_repo::Manifest;
+use lifeboat_repo::{LogPlace, Manifest};
 use serde::Serialize;
 
 use super::error::RestoreError;
@@ -31,8 +32,8 @@ pub struct DeltaPlan {
     /// How it differs from the backup by names and sizes.
     #[serde(flatten)]
     pub differences: Differences,
-    /// WAL files in the directory that the repository does not have. They are moved to
-    /// `lifeboat.set-aside`, never removed.
+    /// WAL files in the directory that the repository does not have, or has with other content.
+    /// They are moved to `lifeboat.set-aside`, never removed.
     pub set_aside: Vec<String>,
     /// Directories of tablespaces that the restored cluster does not use any more. They are left
     /// as they are.
@@ -101,7 +102,7 @@ fn origin(ports: &Ports<'_>, into: &Path, name: &str) -> Option<SystemId> {
 }
 
 /// Plain files in `pg_wal`, sorted. None when that is a link: what it leads to is left alone.
-fn wal_files(into: &Path) -> Result<Vec<String>, RestoreError> {
+pub fn wal_files(into: &Path) -> Result<Vec<String>, RestoreError> {
     let wal = into.join(WAL);
     if !fs::symlink_metadata(&wal).is_ok_and(|data| data.is_dir()) {
         return Ok(Vec::new());
@@ -118,27 +119,48 @@ fn wal_files(into: &Path) -> Result<Vec<String>, RestoreError> {
     Ok(names)
 }
 
-/// WAL files of this system that are in the directory and not in the repository.
+/// WAL files of this system that are in the directory and not in the repository. One that another
+/// server archived with other content is not in the repository either.
 fn not_archived(
     ports: &Ports<'_>,
     into: &Path,
     inventory: &Inventory,
     system: SystemId,
 ) -> Result<Vec<String>, RestoreError> {
-    let archived: std::collections::HashSet<&str> = inventory
+    let archived: HashMap<&str, &LogPlace> = inventory
         .logs
         .iter()
         .filter(|log| log.place.system.parse() == Ok(system))
-        .map(|log| log.place.name.as_str())
+        .map(|log| (log.place.name.as_str(), &log.place))
         .collect();
     let mut names = wal_files(into)?;
-    names.retain(|name| match name.parse() {
-        _ if archived.contains(name.as_str()) => false,
-        Ok(LogFile::Segment(_) | LogFile::Partial(_)) => origin(ports, into, name) == Some(system),
-        Ok(LogFile::History(_)) => true,
-        _ => false,
+    names.retain(|name| {
+        let ours = match name.parse() {
+            Ok(LogFile::Segment(_) | LogFile::Partial(_)) => {
+                origin(ports, into, name) == Some(system)
+            }
+            Ok(LogFile::History(_)) => true,
+            _ => false,
+        };
+        ours && archived.get(name.as_str()).is_none_or(|place| !is_archived(ports, into, place))
     });
     Ok(names)
+}
+
+/// Whether the repository has a file of the directory as it is. What cannot be compared is not.
+fn is_archived(ports: &Ports<'_>, into: &Path, place: &LogPlace) -> bool {
+    let Ok(head) = ports.cluster.log_head(place) else { return false };
+    let digest = || -> io::Result<String> {
+        let mut file = File::open(into.join(WAL).join(&place.name))?;
+        let (mut digest, mut piece) = (ports.cluster.digest_log(), vec![0; 1 << 20]);
+        loop {
+            match file.read(&mut piece)? {
+                0 => return Ok(digest.finish()),
+                length => digest.add(&piece[..length]),
+            }
+        }
+    };
+    digest().is_ok_and(|digest| digest == head.digest)
 }
 
 /// Places of tablespaces to which the directory has links and the restored cluster has none.
@@ -173,27 +195,38 @@ pub fn is_own_tablespace(into: &Path, location: &Path) -> Result<bool, RestoreEr
     Ok(tablespace_places(into)?.iter().any(|place| same_place(place, location)))
 }
 
-/// Takes the control file away, so that no server starts on what is being changed. A server that
-/// was started since the plan was made keeps it.
-pub fn disarm(ports: &Ports<'_>, into: &Path) -> Result<(), RestoreError> {
+/// Takes the control file away, so that no server starts on what is being changed, and does `first`
+/// before that cannot be undone. A server that was started since the plan was made keeps it.
+pub fn disarm(
+    ports: &Ports<'_>,
+    into: &Path,
+    first: impl FnOnce() -> Result<(), RestoreError>,
+) -> Result<(), RestoreError> {
     let control = into.join(ports.engine.control_file_path());
     if let Some(parent) = control.parent()
         && fs::symlink_metadata(parent).is_ok_and(|data| data.file_type().is_symlink())
     {
         // Not through a link: without it the file is out of the server's sight as well.
+        first()?;
         fs::remove_file(parent).map_err(|source| failed("remove", parent, source))?;
         return super::place::sync_directory(into);
     }
     let aside = control.with_extension("lifeboat.tmp");
     match fs::rename(&control, &aside) {
         Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return first(),
         Err(source) => return Err(failed("remove", &control, source)),
     }
-    if let TargetState::Running { pid } = ports.engine.inspect_target(into)? {
+    let done = match ports.engine.inspect_target(into)? {
+        TargetState::Running { pid } => {
+            let what = format!("the data directory of a running server (process {pid})");
+            Err(RestoreError::Occupied { path: into.to_owned(), what })
+        }
+        _ => first(),
+    };
+    if let Err(error) = done {
         fs::rename(&aside, &control).map_err(|source| failed("put back", &control, source))?;
-        let what = format!("the data directory of a running server (process {pid})");
-        return Err(RestoreError::Occupied { path: into.to_owned(), what });
+        return Err(error);
     }
     fs::remove_file(&aside).map_err(|source| failed("remove", &aside, source))?;
     super::place::sync_directory(control.parent().unwrap_or(into))
@@ -224,13 +257,27 @@ pub fn set_aside(into: &Path, names: &[String], owner: Owner) -> Result<(), Rest
             n => place.join(format!("{name}.{n}")),
         };
         let to = (0..).map(free).find(|to| fs::symlink_metadata(to).is_err());
-        match fs::rename(&from, to.unwrap_or_else(|| place.join(name))) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(failed("set aside", &from, error));
-            }
-            _ => {}
-        }
+        let moved = move_file(&from, &to.unwrap_or_else(|| place.join(name)));
+        moved.map_err(|source| failed("set aside", &from, source))?;
     }
     super::place::sync_directory(&place)?;
     super::place::sync_directory(into)
+}
+
+/// Moves a file that may be gone, also to another file system: there the copy is durable before the
+/// original goes.
+fn move_file(from: &Path, to: &Path) -> io::Result<()> {
+    match fs::rename(from, to) {
+        Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
+            let mut temporary = to.as_os_str().to_owned();
+            temporary.push(".tmp");
+            fs::copy(from, &temporary)?;
+            File::open(&temporary)?.sync_all()?;
+            fs::rename(&temporary, to)?;
+            to.parent().map_or(Ok(()), |place| File::open(place)?.sync_all())?;
+            fs::remove_file(from)
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        moved => moved,
+    }
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use lifeboat_engine::{EngineError, SegmentName, SystemId, TimelineId};
 use lifeboat_repo::RepoError;
 use lifeboat_units::{Code, Explain, Retry};
+use rustix::io::Errno;
 
 use crate::inventory::InventoryError;
 use crate::wal::StateError;
@@ -191,6 +192,11 @@ transparent!(
     StateError => State, InventoryError => Inventory, RepoError => Repo, EngineError => Engine
 );
 
+fn is_out_of_files(error: &io::Error) -> bool {
+    let limits = [Errno::MFILE, Errno::NFILE].map(Errno::raw_os_error);
+    error.raw_os_error().is_some_and(|number| limits.contains(&number))
+}
+
 impl Explain for RestoreError {
     fn code(&self) -> Code {
         Code(match self {
@@ -297,6 +303,10 @@ impl Explain for RestoreError {
             Self::Write { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
                 "free space and run the same command again: the directory is marked as unfinished \
                  and will be written anew"
+            }
+            Self::Write { source, .. } if is_out_of_files(source) => {
+                "the process may open no more files: raise the limit (ulimit -n; LimitNOFILE of a \
+                 service), or take fewer --jobs; then run the same command again"
             }
             Self::Write { .. } => "does the user who runs lifeboat own the directory?",
             Self::Damaged { .. } => {

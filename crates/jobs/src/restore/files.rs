@@ -8,6 +8,7 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam_channel::{Sender, bounded};
 use lifeboat_repo::PageHasher;
@@ -33,6 +34,8 @@ pub struct Source<'a> {
     pub jobs: usize,
     /// Files that are there are compared page by page.
     pub delta: bool,
+    /// Devices on which everything is made durable in the end; files on others are synced one by one.
+    pub barriers: &'a [u64],
 }
 
 /// What was done to files.
@@ -47,6 +50,9 @@ pub struct Written {
     /// Bytes of extents and maps that were read from the repository.
     pub fetched_bytes: u64,
 }
+
+/// Owners may read and write what is being written, whatever they may in the end.
+const WRITABLE: u32 = 0o600;
 
 impl Written {
     fn add(&mut self, other: Self) {
@@ -65,9 +71,16 @@ pub fn write_files(
     owner: Owner,
     source: Source<'_>,
 ) -> Result<Written, RestoreError> {
-    let mut written = Written::default();
+    let (mut written, mut closed) = (Written::default(), Vec::new());
     let index = IndexReader::new(ports.cluster, source.manifest.page_bytes);
-    let shared = Shared { ports, into, owner, source: &source, index: &index };
+    let shared = Shared {
+        ports,
+        into,
+        owner,
+        source: &source,
+        index: &index,
+        failed: AtomicBool::new(false),
+    };
     let jobs = source.jobs.max(1);
     std::thread::scope(|scope| {
         let (sender, receiver) = bounded::<Vec<Stretch>>(jobs * 4);
@@ -76,9 +89,10 @@ pub fn write_files(
                 let (receiver, shared) = (receiver.clone(), &shared);
                 scope.spawn(move || {
                     let mut writer = Writer::new(shared);
-                    receiver.iter().try_for_each(|group| writer.write(&group))?;
+                    let written = receiver.iter().try_for_each(|group| writer.write(&group));
+                    written.inspect_err(|_| shared.failed.store(true, Ordering::Relaxed))?;
                     writer.written.fetched_bytes = writer.buffers.fetched_bytes();
-                    Ok::<_, RestoreError>(writer.written)
+                    Ok::<_, RestoreError>((writer.written, writer.closed))
                 })
             })
             .collect();
@@ -86,10 +100,16 @@ pub fn write_files(
         let sent = send_all(&shared, sender);
         for thread in threads {
             let done = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            written.add(done?);
+            let (done, of_thread) = done?;
+            written.add(done);
+            closed.extend(of_thread);
         }
         sent
     })?;
+    for (path, mode) in closed {
+        fs::set_permissions(&path, Permissions::from_mode(mode))
+            .map_err(|source| failed("set the mode of", &path, source))?;
+    }
     written.fetched_bytes += index.fetched_bytes();
     Ok(written)
 }
@@ -100,6 +120,8 @@ struct Shared<'a> {
     owner: Owner,
     source: &'a Source<'a>,
     index: &'a IndexReader,
+    /// A thread has an error to tell: the others leave the rest.
+    failed: AtomicBool,
 }
 
 /// Sends the file table as tasks. Ends quietly when nobody takes them any more: then a thread has an
@@ -124,6 +146,8 @@ fn send_all(shared: &Shared<'_>, sender: Sender<Vec<Stretch>>) -> Result<(), Res
 struct Open {
     path: PathBuf,
     file: File,
+    /// Nothing else makes it durable.
+    needs_sync: bool,
     size_bytes: u64,
     first_page: u64,
     part: MapPart,
@@ -151,6 +175,8 @@ struct Writer<'a> {
     comparer: Comparer,
     buffers: ReadBuffers,
     written: Written,
+    /// Files that their owner may not write to in the end, and their modes.
+    closed: Vec<(PathBuf, u32)>,
 }
 
 impl<'a> Writer<'a> {
@@ -164,10 +190,14 @@ impl<'a> Writer<'a> {
             comparer: Comparer::new(hasher, shared.source.manifest.page_bytes as usize),
             buffers: ReadBuffers::new(Decompressor::new(transforms)),
             written: Written::default(),
+            closed: Vec::new(),
         }
     }
 
     fn write(&mut self, group: &[Stretch]) -> Result<(), RestoreError> {
+        if self.shared.failed.load(Ordering::Relaxed) {
+            return Ok(());
+        }
         if self.shared.ports.cancel.is_cancelled() {
             return Err(RestoreError::Cancelled);
         }
@@ -189,6 +219,9 @@ impl<'a> Writer<'a> {
         self.written.bytes += pages * page_bytes as u64;
         for (stretch, open) in group.iter().zip(&open) {
             self.written.pages_written += zero(open, page_bytes as u64)?;
+            if open.needs_sync {
+                open.file.sync_data().map_err(|source| failed("sync", &open.path, source))?;
+            }
             let done = done_bytes(stretch, open, page_bytes);
             shared.ports.progress.advance(Work::Bytes(done));
         }
@@ -199,8 +232,13 @@ impl<'a> Writer<'a> {
     /// already. What is not written stays a hole.
     fn open(&mut self, stretch: &Stretch) -> Result<Open, RestoreError> {
         let path = self.shared.into.join(&stretch.path);
+        if stretch.mode & WRITABLE != WRITABLE {
+            self.closed.push((path.clone(), stretch.mode & 0o7777));
+        }
         let (file, is_new) =
             self.prepare(&path, stretch).map_err(|source| failed("write", &path, source))?;
+        let device = file.metadata().map_err(|source| failed("look at", &path, source))?.dev();
+        let needs_sync = !self.shared.source.barriers.contains(&device);
         let page_bytes = u64::from(self.shared.source.manifest.page_bytes);
         let (number, part) = match &stretch.part {
             None => (0, MapPart::default()),
@@ -212,7 +250,7 @@ impl<'a> Writer<'a> {
         };
         let first_page = number * u64::from(PART_PAGES);
         let size_bytes = stretch.size_bytes;
-        let mut open = Open { path, file, size_bytes, first_page, part, differs: None };
+        let mut open = Open { path, file, needs_sync, size_bytes, first_page, part, differs: None };
         if self.shared.source.delta && !is_new {
             let from = first_page * page_bytes;
             let end = size_bytes.min(from + u64::from(open.part.pages()) * page_bytes);
@@ -234,7 +272,7 @@ impl<'a> Writer<'a> {
         if data.len() != stretch.size_bytes {
             file.set_len(stretch.size_bytes)?;
         }
-        let mode = stretch.mode & 0o7777;
+        let mode = stretch.mode & 0o7777 | WRITABLE;
         if data.mode() & 0o7777 != mode {
             file.set_permissions(Permissions::from_mode(mode))?;
         }
@@ -254,11 +292,9 @@ pub fn options() -> OpenOptions {
 
 /// Opens a file that may be there; true when it is new.
 fn open_or_create(path: &Path) -> io::Result<(File, bool)> {
-    match options().open(path) {
+    match open_writable(path) {
         Ok(file) => return Ok((file, false)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        // Its mode forbids writing, such as that of a private key.
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => fs::remove_file(path)?,
         Err(error) => return Err(error),
     }
     match options().create_new(true).open(path) {
@@ -268,6 +304,22 @@ fn open_or_create(path: &Path) -> io::Result<(File, bool)> {
             options().open(path).map(|file| (file, false))
         }
         Err(error) => Err(error),
+    }
+}
+
+/// Opens a file that is there, also one whose mode forbids writing, such as that of a private key. It
+/// is not made anew: another thread may have written its part already.
+fn open_writable(path: &Path) -> io::Result<File> {
+    match options().open(path) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            let data = fs::symlink_metadata(path)?;
+            if !data.is_file() {
+                return Err(error);
+            }
+            fs::set_permissions(path, Permissions::from_mode(data.mode() & 0o7777 | WRITABLE))?;
+            options().open(path)
+        }
+        opened => opened,
     }
 }
 

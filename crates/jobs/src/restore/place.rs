@@ -28,14 +28,13 @@ pub fn free_bytes(directory: &Path) -> Option<u64> {
     Some(found.f_bavail.saturating_mul(found.f_frsize))
 }
 
-/// Holds a directory for one restore, as long as what is returned lives; another is refused.
-/// `None` on a file system that cannot lock a directory.
-pub fn hold(place: &Path) -> Result<Option<File>, RestoreError> {
+/// Holds a directory for one restore, as long as what is returned lives; another is refused, but on
+/// a file system that cannot lock a directory.
+pub fn hold(place: &Path) -> Result<File, RestoreError> {
     let directory = File::open(place).map_err(|source| failed("open", place, source))?;
     match rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(Some(directory)),
         Err(Errno::WOULDBLOCK) => Err(RestoreError::Busy { path: place.to_owned() }),
-        Err(_) => Ok(None),
+        Ok(()) | Err(_) => Ok(directory),
     }
 }
 

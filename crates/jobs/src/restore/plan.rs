@@ -22,6 +22,11 @@ pub fn plan(ports: &Ports<'_>, request: &RestoreRequest) -> Result<RestorePlan, 
     let state = check_place(ports, request)?;
     let inventory = Inventory::load(ports.cluster, ports.engine)?;
     if inventory.backups.is_empty() {
+        let listed = match &request.target {
+            Target::Backup(id) => Some(*id),
+            _ => ports.cluster.backups()?.pop(),
+        };
+        listed.map(|id| ports.cluster.manifest(id)).transpose()?; // it may be there, and damaged
         return Err(RestoreError::NoBackup { cluster: ports.cluster.name().to_string() });
     }
     let (mut planner, chosen) = choose_in_systems(ports, request, &inventory)?;
@@ -65,6 +70,7 @@ pub fn plan(ports: &Ports<'_>, request: &RestoreRequest) -> Result<RestorePlan, 
 /// Refuses a place that holds anything, but for a data directory when there is to be a delta.
 fn check_place(ports: &Ports<'_>, request: &RestoreRequest) -> Result<TargetState, RestoreError> {
     let occupied = |what: String| RestoreError::Occupied { path: request.into.clone(), what };
+    ports.cluster.refuse_within(&request.into)?;
     let state = state_of_directory(ports, &request.into)?;
     match state {
         TargetState::Missing | TargetState::Empty | TargetState::Unfinished => Ok(state),

@@ -52,6 +52,7 @@ pub fn map_tablespaces(
         if location.starts_with(&into) || into.starts_with(&location) {
             return Err(bad(&location, "and the data directory would lie within each other"));
         }
+        ports.cluster.refuse_within(&location)?;
         let nested = |other: &MappedTablespace| {
             location.starts_with(&other.location) || other.location.starts_with(&location)
         };

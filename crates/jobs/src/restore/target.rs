@@ -13,7 +13,7 @@ use crate::ports::Ports;
 use crate::wal::tail;
 
 /// How long a record may be under way from taking its time to being written.
-const WRITING_LAG: Duration = Duration::from_secs(1);
+pub const WRITING_LAG: Duration = Duration::from_secs(1);
 
 /// Looks into archived segments.
 pub struct Finder<'a> {

@@ -3,7 +3,7 @@
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use lifeboat_engine::{
 use lifeboat_repo::reader::ContentReader;
 use lifeboat_repo::table::check_path;
 use lifeboat_repo::{Manifest, ReadPurpose, Reading, RepoError};
+use lifeboat_store::local::barrier_device;
 use lifeboat_units::{ByteCount, Stage, Work};
 
 use super::error::RestoreError;
@@ -57,12 +58,10 @@ fn write(
     let tablespaces = map_tablespaces(ports, request, &facts)?;
     let mut writing = Writing::begin(ports, request, &facts, &tablespaces, plan)?;
     if let Some(delta) = &plan.delta {
-        delta::disarm(ports, &writing.into)?;
-        writing.directories()?;
-        delta::set_aside(&writing.into, &delta.set_aside, writing.owner)?;
-    } else {
-        writing.directories()?;
+        let into = &writing.into;
+        delta::disarm(ports, into, || delta::set_aside(into, &delta.set_aside, writing.owner))?;
     }
+    writing.directories()?;
     let removed = match &plan.delta {
         Some(_) => {
             let backup = (&manifest, &facts);
@@ -80,11 +79,13 @@ fn write(
             reader: &reader,
             jobs: request.jobs,
             delta: plan.delta.is_some(),
+            barriers: &writing.barriers(),
         },
     )?;
     writing.generated()?;
     writing.recovery(plan)?;
     let recovery = writing.reading(plan)?;
+    writing.directory_modes()?;
     ports.progress.stage(Stage::Syncing, None);
     writing.finish()?;
     recovery.map(Reading::leave);
@@ -127,7 +128,8 @@ struct Writing<'a> {
     owner: Owner,
     delta: bool,
     mark: String,
-    /// The places that are written, locked.
+    /// The data directory and all tablespaces: locked, and opened before the first write, so that
+    /// `syncfs` through them reports all that failed.
     held: Vec<File>,
 }
 
@@ -162,22 +164,28 @@ impl<'a> Writing<'a> {
         std::iter::once(self.into.as_path()).chain(tablespaces)
     }
 
-    /// Makes sure that a directory is there, and keeps other restores out: one that was started again while the first still runs would take
-    /// its directory for an unfinished one.
+    /// Makes sure that a directory is there, and keeps other restores out: one that was started again
+    /// while the first still runs would take its directory for an unfinished one.
     fn hold(&mut self, place: PathBuf) -> Result<(), RestoreError> {
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(&place)
             .map_err(|source| failed("make directory", &place, source))?;
-        self.held.extend(super::place::hold(&place)?);
+        self.held.push(super::place::hold(&place)?);
         Ok(())
     }
 
     fn claim_directory(&self) -> Result<(), RestoreError> {
         match state_of_directory(self.ports, &self.into)? {
             TargetState::DataDirectory | TargetState::Unfinished if self.delta => {}
-            TargetState::Unfinished => clear(&self.into)?,
+            TargetState::Unfinished => {
+                // WAL that a delta did not come to set aside may be nowhere else.
+                if Mark::read(&self.into)?.is_some_and(|mark| mark.delta) {
+                    delta::set_aside(&self.into, &delta::wal_files(&self.into)?, self.owner)?;
+                }
+                clear(&self.into)?;
+            }
             TargetState::Missing | TargetState::Empty => {}
             other => return Err(no_longer_empty(&self.into, &other)),
         }
@@ -271,9 +279,21 @@ impl<'a> Writing<'a> {
             }
             Err(source) => return Err(failed("make directory", path, source)),
         }
-        fs::set_permissions(path, fs::Permissions::from_mode(mode))
+        // Whatever it is to be in the end: now it is written to.
+        fs::set_permissions(path, fs::Permissions::from_mode(mode | 0o700))
             .and_then(|()| self.owner.give_path(path))
             .map_err(|source| failed("set the mode of", path, source))
+    }
+
+    /// Gives directories that their owner may not write to the modes that they had.
+    fn directory_modes(&self) -> Result<(), RestoreError> {
+        let closed = |mode: u32| mode & 0o700 != 0o700;
+        for directory in self.facts.directories.iter().rev().filter(|d| closed(d.mode)) {
+            let path = self.into.join(&directory.path);
+            fs::set_permissions(&path, fs::Permissions::from_mode(directory.mode & 0o7777))
+                .map_err(|source| failed("set the mode of", &path, source))?;
+        }
+        Ok(())
     }
 
     fn write_file(&self, path: &Path, bytes: &[u8], mode: u32) -> Result<(), RestoreError> {
@@ -353,13 +373,33 @@ impl<'a> Writing<'a> {
         Ok(Some(reading))
     }
 
+    /// The file systems on which one `syncfs` makes everything durable.
+    fn barriers(&self) -> Vec<u64> {
+        self.held.iter().filter_map(barrier_device).collect()
+    }
+
     /// One barrier over all file systems that were written to, then the control file, then the
     /// marks go.
     fn finish(&self) -> Result<(), RestoreError> {
-        for place in self.places() {
-            File::open(place)
-                .and_then(|directory| Ok(rustix::fs::syncfs(&directory)?))
-                .map_err(|source| failed("sync", place, source))?;
+        for (place, directory) in self.places().zip(&self.held) {
+            rustix::fs::syncfs(directory).map_err(|errno| failed("sync", place, errno.into()))?;
+        }
+        // What that does not vouch for. The files there were synced when they were written.
+        let barriers = self.barriers();
+        for directory in &self.facts.directories {
+            let path = self.into.join(&directory.path);
+            let data = fs::metadata(&path).map_err(|source| failed("look at", &path, source))?;
+            if !barriers.contains(&data.dev()) {
+                sync_directory(&path)?;
+            }
+        }
+        for parent in self.places().filter_map(Path::parent) {
+            match sync_directory(parent) {
+                // It belongs to somebody else, and so does what is in it.
+                Err(RestoreError::Write { source, .. })
+                    if source.kind() == io::ErrorKind::PermissionDenied => {}
+                synced => synced?,
+            }
         }
         let control = self.into.join(&self.facts.control_file.path);
         let temporary = control.with_extension("lifeboat.tmp");
@@ -370,9 +410,6 @@ impl<'a> Writing<'a> {
             let mark = place.join(RESTORING_MARK);
             fs::remove_file(&mark).map_err(|source| failed("remove", &mark, source))?;
             sync_directory(place)?;
-            if let Some(parent) = place.parent() {
-                sync_directory(parent)?;
-            }
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ pub mod between;
 
 use std::sync::Arc;
 
-use lifeboat_engine::{LogFacts, LogFile, Lsn, SegmentNo, SystemId, TimelineId};
+use lifeboat_engine::{LogFacts, LogFile, Lsn, SegmentName, SegmentNo, SystemId, TimelineId};
 use lifeboat_jobs::Ports;
 use lifeboat_jobs::facts::{ArchivedFacts, BackupFacts, StoredFile};
 use lifeboat_repo::{BackupId, Cluster, Compression, Fact, Manifest};
@@ -122,18 +122,22 @@ impl World {
     /// Archives segments of a timeline, both ends inclusive, on day `n`.
     pub fn archive(&self, n: i64, timeline: u32, numbers: std::ops::RangeInclusive<u64>) {
         for number in numbers {
-            let name = toy::segment_name(timeline, number);
             let log = LogFacts { last_commit: Some(day(n)), ..LogFacts::default() };
-            let content = toy::segment(SYSTEM, name, &log);
-            let facts = ArchivedFacts {
-                system: Some(SYSTEM),
-                segment: Some(toy::segment_size()),
-                log: Some(log),
-                written_at: None,
-                ancestry: None,
-            };
-            self.push(n, LogFile::Segment(name), &content, &facts);
+            self.archive_with(n, toy::segment_name(timeline, number), log);
         }
+    }
+
+    /// Archives a segment of which this is known, on day `n`.
+    pub fn archive_with(&self, n: i64, name: SegmentName, log: LogFacts) {
+        let content = toy::segment(SYSTEM, name, &log);
+        let facts = ArchivedFacts {
+            system: Some(SYSTEM),
+            segment: Some(toy::segment_size()),
+            log: Some(log),
+            written_at: None,
+            ancestry: None,
+        };
+        self.push(n, LogFile::Segment(name), &content, &facts);
     }
 
     pub fn archive_history(&self, n: i64, timeline: u32, ancestors: &[(u32, Lsn)]) {

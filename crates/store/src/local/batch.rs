@@ -5,8 +5,9 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use rustix::fs::{Advice, fadvise, fstat, fstatfs, syncfs};
+use rustix::fs::{Advice, fadvise, fstat, syncfs};
 
+use super::barrier::barrier_device;
 use super::publish::{publish, remove_temporary};
 use super::tree::directory_of;
 use super::{LocalStore, sync_directory};
@@ -29,15 +30,6 @@ const DIRECTORIES_HELD_MAX: usize = 64;
 
 /// From this size on, writing to the device begins at once and not only at the barrier.
 const EARLY_BYTES_MIN: usize = 1 << 20;
-
-/// File systems whose `syncfs` is a real barrier for all their files (`statfs(2)`). Others, above
-/// all those in user space, may answer without having passed it on.
-const SYNCFS_TRUSTED: [u64; 4] = [
-    0xEF53,      // ext2, ext3, ext4
-    0x5846_5342, // xfs
-    0x9123_683E, // btrfs
-    0x0102_1994, // tmpfs
-];
 
 /// A batch of a [`LocalStore`]; dropping it removes its temporaries.
 pub(super) struct LocalBatch {
@@ -68,11 +60,7 @@ struct Written {
 impl LocalBatch {
     pub(super) fn begin(store: LocalStore) -> Result<Self, StoreError> {
         let barrier = store.root.open()?;
-        let trusted = fstatfs(&barrier)
-            .is_ok_and(|status| SYNCFS_TRUSTED.contains(&(status.f_type as u64)))
-            && syncfs_reports_errors();
-        let syncfs_device =
-            if trusted { fstat(&barrier).ok().map(|status| status.st_dev) } else { None };
+        let syncfs_device = barrier_device(&barrier);
         Ok(Self { store, barrier, syncfs_device, state: Mutex::default() })
     }
 
@@ -216,12 +204,4 @@ impl Drop for Pending<'_> {
             }
         }
     }
-}
-
-/// Since Linux 5.8 `syncfs` reports writes that failed since its descriptor was opened
-/// (`syncfs(2)`); before, it would call a lost object durable.
-fn syncfs_reports_errors() -> bool {
-    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let mut numbers = release.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
-    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (5, 8)
 }

@@ -7,7 +7,7 @@ use super::cut::cut_lenient;
 use super::{Chosen, Planner, utc};
 use crate::inventory::Backup;
 use crate::restore::path::Way;
-use crate::restore::target::Finder;
+use crate::restore::target::{Finder, WRITING_LAG};
 use crate::restore::{RestoreError, TimelineChoice};
 
 impl<'a> Planner<'a> {
@@ -23,8 +23,8 @@ impl<'a> Planner<'a> {
         let (last_commit, end) = self.end_of(backup, &segments)?;
         // A commit across a segment's end may be the one that passes the moment: then the server
         // decides, and says so if it was not.
-        let passed =
-            last_commit.is_some_and(|last| last > at) || self.hidden_commit(backup, &segments)?;
+        let passed = last_commit.is_some_and(|last| last > at)
+            || self.hidden_commit(at, backup, &segments)?;
         if !passed {
             if let Some((first, last, count)) = gap {
                 return Err(RestoreError::Gap { first, last, count });
@@ -135,14 +135,22 @@ impl<'a> Planner<'a> {
         Ok(())
     }
 
-    /// Whether a commit near the end lies across two segments, so that its time is not known.
+    /// Whether a commit near the end lies across two segments, so that its time is not known, and
+    /// may be later than the moment.
     fn hidden_commit(
         &self,
+        at: Timestamp,
         backup: &Backup,
         segments: &[SegmentName],
     ) -> Result<bool, RestoreError> {
         let finder = Finder::new(self.ports, backup.facts.identity.system_id);
-        let Some((_, whole)) = segments.split_last() else { return Ok(false) };
+        let Some((last, whole)) = segments.split_last() else { return Ok(false) };
+        // What lies before a commit was committed before it, or hardly later.
+        let hardly_later = |first: Timestamp| first.saturating_add(WRITING_LAG).ok();
+        let first = finder.facts(*last)?.1.and_then(|facts| facts.first_commit);
+        if first.and_then(hardly_later).is_some_and(|latest| latest < at) {
+            return Ok(false);
+        }
         for segment in whole.iter().rev() {
             let Some(facts) = finder.facts(*segment)?.1 else { continue };
             if facts.cut_off {
