@@ -12,6 +12,7 @@ use lifeboat_jobs::wal::push::ack::{Errand, Kind, Settings, Target};
 use lifeboat_jobs::wal::push::client::{Answer, Call};
 use lifeboat_jobs::wal::push::note::ErrorNote;
 use lifeboat_jobs::wal::push::pusher::{Pusher, PusherSettings, Work};
+use lifeboat_jobs::wal::push::shed::PendingGap;
 use lifeboat_jobs::wal::push::spool::Spool;
 use lifeboat_jobs::wal::{self, PushError, PushSettings};
 use lifeboat_repo::Cluster;
@@ -441,6 +442,60 @@ fn over_the_limit_the_oldest_segments_are_given_up_and_the_gap_is_recorded_first
     (0..50).for_each(|_| _ = server.finish());
     rounds(&directory, &clock, &away, target(), |work| work.round().unwrap() > 0);
     assert!(server.spool().pending_gaps().unwrap().is_empty());
+}
+
+#[test]
+fn with_a_repository_that_is_there_a_gap_is_recorded_before_anything_is_pushed() {
+    let (world, mut server) = (World::new(), Server::new());
+    let (clock, directory) = (world.clock.clone(), server.home.path().to_owned());
+    let files: Vec<_> = (0..6).map(|_| server.finish()).collect();
+    let stored = |file| world.cluster.has_log(&toy::place(SYSTEM, file)).unwrap();
+    let back = || {
+        assert!(!stored(files[2]), "nothing is stored before the repository was opened");
+        Ok(world.cluster.clone())
+    };
+    rounds_with(&directory, &clock, &back, (target(), Some(4 << 20)), |work| {
+        work.round().unwrap();
+        assert!(server.spool().pending_gaps().unwrap().is_empty(), "the gap goes first");
+        false
+    });
+    let inventory = Inventory::load(&world.cluster, &ToyEngine).unwrap();
+    let gaps = wal::given_up(&world.cluster, &inventory).unwrap();
+    assert_eq!(gaps.len(), 1);
+    assert!(stored(files[2]) && stored(files[5]) && !stored(files[0]));
+}
+
+#[test]
+fn a_gap_that_grows_while_it_is_recorded_stays_to_be_recorded() {
+    let (world, server) = (World::new(), Server::new());
+    let (spool, segment) = (server.spool(), |number| toy::segment_name(1, number));
+    let gap = |last| PendingGap {
+        at: world.clock.now(),
+        system: SYSTEM,
+        first: segment(1),
+        last: segment(last),
+        reason: "why".to_owned(),
+    };
+    spool.leave_gap(&gap(2)).unwrap();
+    let recorded = || {
+        let inventory = Inventory::load(&world.cluster, &ToyEngine).unwrap();
+        wal::given_up(&world.cluster, &inventory).unwrap()
+    };
+    let changing = Mutex::default();
+    std::thread::scope(|scope| {
+        let held = changing.lock().unwrap();
+        let recording = scope.spawn(|| spool.record_gaps(&world.cluster, &changing).unwrap());
+        while recorded().is_empty() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        spool.leave_gap(&gap(3)).unwrap();
+        drop(held);
+        assert!(recording.join().unwrap(), "there is one left");
+    });
+    assert_eq!(spool.pending_gaps().unwrap(), [gap(3)]);
+    assert!(!spool.record_gaps(&world.cluster, &changing).unwrap());
+    assert!(spool.pending_gaps().unwrap().is_empty());
+    assert!(recorded().iter().any(|gap| gap.last == segment(3)), "{:?}", recorded());
 }
 
 /// Segments 1 and 2 were given up.

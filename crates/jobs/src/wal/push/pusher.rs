@@ -80,6 +80,8 @@ pub struct Work<'a> {
     admitted: Admitted,
     board: Mutex<Board>,
     changed: Condvar,
+    /// Held while a gap in the spool is left, or taken away.
+    gaps_changing: Mutex<()>,
 }
 
 impl<'a> Work<'a> {
@@ -94,6 +96,7 @@ impl<'a> Work<'a> {
             admitted: Admitted::default(),
             board: Mutex::default(),
             changed: Condvar::new(),
+            gaps_changing: Mutex::default(),
         }
     }
 

@@ -6,6 +6,7 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::process::Child;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use lifeboat_engine::{Engine, LogFile, SegmentName, SystemId, TimelineId};
@@ -80,15 +81,15 @@ impl Spool {
     /// Gaps that are still to be recorded. One that cannot be understood is an error: nothing may
     /// be pushed past it.
     pub fn pending_gaps(&self) -> io::Result<Vec<PendingGap>> {
-        let mut gaps = Vec::new();
-        for name in self.list()?.gaps {
-            let path = self.path(&name, "gap");
-            if fs::metadata(&path)?.len() > GAP_BYTES_MAX {
-                return Err(io::Error::other(format!("`{}` is no gap", path.display())));
-            }
-            gaps.push(serde_json::from_slice(&fs::read(path)?)?);
+        self.list()?.gaps.iter().map(|name| self.read_gap(name)).collect()
+    }
+
+    fn read_gap(&self, name: &str) -> io::Result<PendingGap> {
+        let path = self.path(name, "gap");
+        if fs::metadata(&path)?.len() > GAP_BYTES_MAX {
+            return Err(io::Error::other(format!("`{}` is no gap", path.display())));
         }
-        Ok(gaps)
+        Ok(serde_json::from_slice(&fs::read(path)?)?)
     }
 
     /// Leaves a gap to be recorded, and a wish for a backup; both are durable.
@@ -128,8 +129,13 @@ impl Spool {
         Ok(false)
     }
 
-    /// Records all pending gaps in the cluster's journal. A crash in between records one twice.
-    pub fn record_gaps(&self, cluster: &Cluster) -> Result<(), GapError> {
+    /// Records all pending gaps in the cluster's journal; says whether there are some left. A crash
+    /// in between records one twice, and so does one that grew meanwhile: it stays, as it is now.
+    ///
+    /// Whoever leaves a gap holds `changing` while doing so. It is not held while a gap is being
+    /// recorded: the repository may hang, and what waits must not grow over the limit by that.
+    pub fn record_gaps(&self, cluster: &Cluster, changing: &Mutex<()>) -> Result<bool, GapError> {
+        let mut left = false;
         for gap in self.pending_gaps().map_err(GapError::Spool)? {
             let fact = Fact::LogGap {
                 system: gap.system.to_string(),
@@ -139,9 +145,15 @@ impl Spool {
                 reason: gap.reason.clone(),
             };
             cluster.record(gap.at, fact).map_err(GapError::Repo)?;
-            fs::remove_file(self.path(&gap.first.to_string(), "gap")).map_err(GapError::Spool)?;
+            let _only = changing.lock().unwrap_or_else(PoisonError::into_inner);
+            let name = gap.first.to_string();
+            if self.read_gap(&name).map_err(GapError::Spool)? != gap {
+                left = true;
+                continue;
+            }
+            fs::remove_file(self.path(&name, "gap")).map_err(GapError::Spool)?;
         }
-        Ok(())
+        Ok(left)
     }
 
     fn replace_synced(&self, name: &str, body: &[u8]) -> io::Result<()> {

@@ -4,13 +4,14 @@
 use std::collections::{HashSet, VecDeque};
 use std::fs::File;
 use std::io;
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use lifeboat_engine::{LogFile, TargetState};
 
 use super::super::ack::{Ack, FileStamp, Kind};
 use super::super::order::{by_need, excess, stale};
-use super::super::shed::{WantedBackup, widen};
+use super::super::shed::{PendingGap, WantedBackup, widen};
 use super::{LOOK_QUIET, StartBackup, Work};
 
 /// Pause between two looks for new files, soon after something happened.
@@ -87,11 +88,11 @@ impl Work<'_> {
             (known.acks.iter().copied().collect(), known.notes.iter().copied().collect());
         stale(&known.acks, &waiting).into_iter().for_each(|file| self.spool.forget(file));
         stale(&known.notes, &waiting).into_iter().for_each(|file| self.spool.forgive(file));
-        self.shed(&files, &acks)?;
+        let shed = self.shed(&files, &acks)?;
         let now = self.pusher.clock.monotonic();
         let mut board = self.board();
         let board = &mut *board;
-        board.gaps = !known.gaps.is_empty();
+        board.gaps = shed || !known.gaps.is_empty();
         board.done.retain(|file| waiting.contains(file));
         board.failed.retain(|file, _| waiting.contains(file));
         for (file, failure) in &mut board.failed {
@@ -133,29 +134,35 @@ impl Work<'_> {
         Ok(!board.queue.is_empty() || !board.busy.is_empty() || board.gaps)
     }
 
-    /// Gives up the oldest segments that wait, where there is a limit and they are over it.
-    fn shed(&self, files: &[LogFile], acks: &HashSet<LogFile>) -> io::Result<()> {
-        let Some(limit) = self.pusher.settings.backlog_max else { return Ok(()) };
+    /// Gives up the oldest segments that wait, where there is a limit and they are over it. Says
+    /// whether there were such.
+    fn shed(&self, files: &[LogFile], acks: &HashSet<LogFile>) -> io::Result<bool> {
+        let Some(limit) = self.pusher.settings.backlog_max else { return Ok(false) };
         let waiting: Vec<LogFile> = {
             let board = self.board();
             let open = |f: &&LogFile| !acks.contains(f) && !board.settled.contains(f);
             files.iter().filter(open).copied().collect()
         };
         let first = waiting.iter().find(|file| matches!(file, LogFile::Segment(_)));
-        let Some(first) = first else { return Ok(()) };
+        let Some(first) = first else { return Ok(false) };
         // The server may have taken it away at this moment; then the next look decides.
-        let Ok(data) = std::fs::metadata(self.path(*first)) else { return Ok(()) };
+        let Ok(data) = std::fs::metadata(self.path(*first)) else { return Ok(false) };
         let excess = excess(&waiting, data.len(), limit);
         if excess.is_empty() {
-            return Ok(());
+            return Ok(false);
         }
         let identity = self.pusher.engine.directory_identity(self.pusher.directory);
         let system = identity.map_err(|error| io::Error::other(error.to_string()))?.system_id;
         let how = (system, self.pusher.clock.now(), "pg_wal was over wal.backlog-max");
-        for gap in widen(&self.spool.pending_gaps()?, &excess, how) {
-            self.spool.leave_gap(&gap)?;
-            (self.pusher.log)(&format!("given up: {} to {}: {}", gap.first, gap.last, gap.reason));
+        {
+            let _only = self.gaps_changing.lock().unwrap_or_else(PoisonError::into_inner);
+            for gap in widen(&self.spool.pending_gaps()?, &excess, how) {
+                self.spool.leave_gap(&gap)?;
+                let PendingGap { first, last, reason, .. } = &gap;
+                (self.pusher.log)(&format!("given up: {first} to {last}: {reason}"));
+            }
         }
+        self.board().gaps = true;
         for file in excess {
             let Ok(data) = std::fs::symlink_metadata(self.path(file)) else { continue };
             self.spool.acknowledge(&Ack {
@@ -170,8 +177,7 @@ impl Work<'_> {
             let mut board = self.board();
             board.settled.insert(file);
             board.done.insert(file);
-            board.gaps = true;
         }
-        Ok(())
+        Ok(true)
     }
 }

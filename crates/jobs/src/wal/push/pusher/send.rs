@@ -151,7 +151,8 @@ impl Work<'_> {
         let Some(first) = turn.files.first().map(|file| need(*file)) else { return true };
         let board = self.board();
         let mut diverged = board.failed.iter().filter(|(_, failure)| failure.diverged);
-        board.rest_until <= self.pusher.clock.monotonic()
+        !board.gaps
+            && board.rest_until <= self.pusher.clock.monotonic()
             && !diverged.any(|(file, _)| need(*file) < first)
     }
 
@@ -171,10 +172,10 @@ impl Work<'_> {
     }
 
     fn record_gaps(&self, cluster: &Cluster) {
-        match self.spool.record_gaps(cluster) {
-            Ok(()) => {
+        match self.spool.record_gaps(cluster, &self.gaps_changing) {
+            Ok(left) => {
                 let mut board = self.board();
-                (board.gaps, board.recording, board.failures) = (false, false, 0);
+                (board.gaps, board.recording, board.failures) = (left, false, 0);
             }
             Err(GapError::Repo(error)) => self.gaps_failed(&ErrorNote::of(&error)),
             Err(GapError::Spool(error)) => {
