@@ -32,7 +32,7 @@ pub use changes::{ChangeMap, Changed, Changes, Since};
 pub use error::EngineError;
 pub use history::{Ancestor, Ancestry};
 pub use identity::{ClusterIdentity, SystemId};
-pub use listing::{Content, Directory, Listing, SourceFile, Tablespace};
+pub use listing::{Content, Directory, LeftOut, Listing, SourceFile, Tablespace};
 pub use log::{LogFile, LogNameError, Lsn, SegmentName, SegmentNo, SegmentSize, TimelineId};
 pub use origin::{BackupStart, BackupStop, GeneratedFile, Origin, SegmentSwitch, Source};
 pub use pages::{PageFormat, PageVerdict};

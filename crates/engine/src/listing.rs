@@ -16,6 +16,17 @@ pub struct Listing {
     pub files: Vec<SourceFile>,
     /// Tablespaces outside the data directory.
     pub tablespaces: Vec<Tablespace>,
+    /// What is not copied although nobody would expect it, sorted by path.
+    pub left_out: Vec<LeftOut>,
+}
+
+/// An entry of the data directory that no backup can hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeftOut {
+    /// Relative to the data directory; what is not UTF-8 is replaced.
+    pub path: String,
+    /// Why, such as "neither a file nor a directory".
+    pub why: &'static str,
 }
 
 /// A directory that a restore makes.

@@ -18,8 +18,8 @@ mod worker;
 use std::time::Duration;
 
 use lifeboat_engine::{
-    BackupStart, BackupStop, ClusterIdentity, Directory, GeneratedFile, Listing, LogFile, Lsn,
-    Origin, SegmentName, Source, StreamEnd, Streamed, SystemId, Tablespace, TimelineId,
+    BackupStart, BackupStop, ClusterIdentity, Directory, GeneratedFile, LeftOut, Listing, LogFile,
+    Lsn, Origin, SegmentName, Source, StreamEnd, Streamed, SystemId, Tablespace, TimelineId,
 };
 use lifeboat_repo::lease::RENEW_EVERY;
 use lifeboat_repo::writer::FinishedBackup;
@@ -409,6 +409,7 @@ fn take_files(
     let mut way = way::choose(origin, what.identity, start, what.previous, trust)?;
     let total: u64 = listing.files.iter().map(|f| f.size_bytes).sum();
     ports.progress.stage(Stage::Copying, Some(Work::Bytes(total)));
+    say_left_out(ports, &listing.left_out);
     let writer = what.writer(ports, settings)?;
     let guided = Copy { guide: way.guide.as_ref(), ..what };
     let mut table = {
@@ -437,6 +438,24 @@ fn take_files(
     let stop = origin.stop()?;
     let Listing { directories, tablespaces, .. } = listing;
     Ok(Taken { finished, table, directories, tablespaces, control, stop, way })
+}
+
+/// Names what no backup can hold, a few of it at least.
+fn say_left_out(ports: &Ports<'_>, left_out: &[LeftOut]) {
+    const NAMED: usize = 5;
+    if left_out.is_empty() {
+        return;
+    }
+    let named = left_out.iter().take(NAMED);
+    let named: Vec<_> = named.map(|entry| format!("`{}` ({})", entry.path, entry.why)).collect();
+    let more = match left_out.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    ports.progress.warn(&Note::new(format!(
+        "not in the backup, and not in what is restored from it: {}{more}",
+        named.join(", ")
+    )));
 }
 
 /// Takes what the server sends, on threads.

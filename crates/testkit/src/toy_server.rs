@@ -195,6 +195,7 @@ impl ToyServer {
             directories: ["", "base", "base/1", "global", "pg_wal"].map(directory).to_vec(),
             files,
             tablespaces: Vec::new(),
+            left_out: Vec::new(),
         })
     }
 }

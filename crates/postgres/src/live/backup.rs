@@ -23,7 +23,6 @@ use super::privileges::{Privileges, grants};
 use super::server::{lsn, position};
 use super::session::Session;
 use crate::control::ControlFile;
-use crate::scan::Skipped;
 use standby::{Replayed, Standby};
 
 /// How a backup treats its server.
@@ -69,7 +68,6 @@ pub struct PostgresOrigin {
     fast_checkpoint: bool,
     standby: Option<Standby>,
     running: Option<Running>,
-    skipped: Vec<Skipped>,
 }
 
 /// Backup mode, while it lasts.
@@ -118,7 +116,6 @@ impl PostgresOrigin {
             fast_checkpoint: options.fast_checkpoint,
             standby,
             running: None,
-            skipped: Vec::new(),
         })
     }
 
@@ -131,11 +128,6 @@ impl PostgresOrigin {
             self.session = Some(Session::open(&self.conninfo)?);
         }
         self.session.as_mut().ok_or(LiveError::Order("there is no session"))
-    }
-
-    /// What the last listing left out although nobody would expect it.
-    pub fn skipped(&self) -> &[Skipped] {
-        &self.skipped
     }
 
     /// Whether the server is a standby.

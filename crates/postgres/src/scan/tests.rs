@@ -1,11 +1,13 @@
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use lifeboat_engine::{ClusterIdentity, Content, SegmentSize, SystemId};
+use lifeboat_engine::{ClusterIdentity, Content, Listing, SegmentSize, SystemId};
 
-use super::{Scan, ScanError, list};
+use super::{ScanError, list};
 
 fn identity(major: u32) -> ClusterIdentity {
     ClusterIdentity {
@@ -27,12 +29,12 @@ fn write(root: &Path, paths: &[&str]) {
     }
 }
 
-fn files(scan: &Scan) -> Vec<&str> {
-    scan.listing.files.iter().map(|f| f.path.as_str()).collect()
+fn files(scan: &Listing) -> Vec<&str> {
+    scan.files.iter().map(|f| f.path.as_str()).collect()
 }
 
-fn directories(scan: &Scan) -> Vec<&str> {
-    scan.listing.directories.iter().map(|d| d.path.as_str()).collect()
+fn directories(scan: &Listing) -> Vec<&str> {
+    scan.directories.iter().map(|d| d.path.as_str()).collect()
 }
 
 #[test]
@@ -64,7 +66,6 @@ fn relations_are_known_by_name_and_place() {
     );
     let scan = list(&root, &identity(18)).unwrap();
     let pages: Vec<_> = scan
-        .listing
         .files
         .iter()
         .filter_map(|f| match f.content {
@@ -178,7 +179,7 @@ fn files_of_the_running_server_and_of_restores_stay_behind() {
     );
     let scan = list(root.path(), &identity(18)).unwrap();
     assert_eq!(files(&scan), ["pg_hba.conf", "postgresql.auto.conf"]);
-    assert_eq!(scan.listing.directories.len(), 1, "only the root itself");
+    assert_eq!(scan.directories.len(), 1, "only the root itself");
 }
 
 #[test]
@@ -193,10 +194,13 @@ fn links_are_read_through_or_said() {
     symlink("/", root.path().join("everything")).unwrap();
     symlink("/nowhere/at/all", root.path().join("dangling")).unwrap();
     let _socket = std::os::unix::net::UnixListener::bind(root.path().join("sock")).unwrap();
+    let fifo = root.path().join("fifo");
+    assert!(std::process::Command::new("mkfifo").arg(fifo).status().unwrap().success());
+    std::fs::write(root.path().join(OsStr::from_bytes(b"bad\xff")), "").unwrap();
     let scan = list(root.path(), &identity(18)).unwrap();
     assert_eq!(files(&scan), ["log/a.log", "postgresql.conf", "real/a"]);
-    let skipped: Vec<_> = scan.skipped.iter().map(|s| s.path.as_str()).collect();
-    assert_eq!(skipped, ["dangling", "everything", "inside", "sock"]);
+    let left_out: Vec<_> = scan.left_out.iter().map(|s| s.path.as_str()).collect();
+    assert_eq!(left_out, ["bad\u{fffd}", "dangling", "everything", "fifo", "inside"]);
 }
 
 #[test]
@@ -208,9 +212,9 @@ fn a_tablespace_gives_its_own_versions_files_only() {
     symlink(space.path(), root.path().join("pg_tblspc/16390")).unwrap();
     let scan = list(root.path(), &identity(18)).unwrap();
     assert_eq!(files(&scan), ["pg_tblspc/16390/PG_18_9/5/200", "pg_tblspc/777/PG_18_9/5/300"]);
-    assert!(matches!(scan.listing.files[0].content, Content::Pages { first_page: 0 }));
-    assert_eq!(scan.listing.tablespaces.len(), 1);
-    assert_eq!(scan.listing.tablespaces[0].location, space.path());
+    assert!(matches!(scan.files[0].content, Content::Pages { first_page: 0 }));
+    assert_eq!(scan.tablespaces.len(), 1);
+    assert_eq!(scan.tablespaces[0].location, space.path());
 }
 
 #[test]
@@ -252,7 +256,7 @@ fn a_hundred_thousand_files_are_listed_quickly() {
     let begun = Instant::now();
     let scan = list(root.path(), &identity(18)).unwrap();
     let took = begun.elapsed();
-    assert_eq!(scan.listing.files.len(), 100_000);
+    assert_eq!(scan.files.len(), 100_000);
     println!("100000 files listed in {took:?}");
     // An unoptimised build on a busy machine gets room; an optimised one takes a fraction.
     assert!(took < Duration::from_secs(4), "{took:?}");

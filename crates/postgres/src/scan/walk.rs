@@ -3,13 +3,15 @@
 use std::collections::HashSet;
 use std::fs::{self, DirEntry, Metadata};
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use lifeboat_engine::{ClusterIdentity, Content, Directory, Listing, SourceFile, Tablespace};
+use lifeboat_engine::{
+    ClusterIdentity, Content, Directory, LeftOut, Listing, SourceFile, Tablespace,
+};
 
+use super::ScanError;
 use super::names::{Fork, RelationFile, decimal};
-use super::{Scan, ScanError, Skipped};
 use crate::control::CONTROL_FILE;
 
 /// Directories of the root that are kept but not what is in them: their content means nothing
@@ -94,14 +96,13 @@ pub(super) struct Walk<'a> {
     pub canonical: PathBuf,
     pub identity: &'a ClusterIdentity,
     listing: Listing,
-    skipped: Vec<Skipped>,
 }
 
 impl<'a> Walk<'a> {
     pub fn new(root: &'a Path, identity: &'a ClusterIdentity) -> Result<Self, ScanError> {
         let canonical = fs::canonicalize(root).map_err(|e| unreadable(root, e))?;
         let listing = Listing { root: root.to_owned(), ..Listing::default() };
-        Ok(Self { root, canonical, identity, listing, skipped: Vec::new() })
+        Ok(Self { root, canonical, identity, listing })
     }
 
     pub fn root(&mut self) -> Result<(), ScanError> {
@@ -110,12 +111,12 @@ impl<'a> Walk<'a> {
         self.entries(Spot { disk: self.root, path: "", place: Place::Root, depth: 0 })
     }
 
-    pub fn finish(mut self) -> Scan {
+    pub fn finish(mut self) -> Listing {
         self.listing.files.sort_unstable_by(|a, b| a.path.cmp(&b.path));
         self.listing.directories.sort_unstable_by(|a, b| a.path.cmp(&b.path));
         self.listing.tablespaces.sort_unstable_by_key(|t| t.oid);
-        self.skipped.sort_unstable_by(|a, b| a.path.cmp(&b.path));
-        Scan { listing: self.listing, skipped: self.skipped }
+        self.listing.left_out.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+        self.listing
     }
 
     pub fn push_directory(&mut self, path: &str, metadata: &Metadata) {
@@ -131,7 +132,7 @@ impl<'a> Walk<'a> {
     }
 
     pub fn skip(&mut self, path: String, why: &'static str) {
-        self.skipped.push(Skipped { path, why });
+        self.listing.left_out.push(LeftOut { path, why });
     }
 
     /// Lists what is in a directory; that it vanished is no error.
@@ -179,6 +180,9 @@ impl<'a> Walk<'a> {
         }
         if kind.is_dir() {
             return self.child(spot, name, &entry.path(), path);
+        }
+        if kind.is_socket() {
+            return Ok(()); // of the server that runs, such as `.s.PGSQL.5432`
         }
         if !kind.is_file() {
             self.skip(path, "neither a file nor a directory");

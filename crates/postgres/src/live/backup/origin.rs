@@ -47,9 +47,7 @@ impl Origin for PostgresOrigin {
     fn listing(&mut self) -> Result<Listing, EngineError> {
         let identity = self.read_identity()?;
         self.still_running()?;
-        let scan = scan::list(&self.directory, &identity).map_err(EngineError::new)?;
-        self.skipped = scan.skipped;
-        Ok(scan.listing)
+        scan::list(&self.directory, &identity).map_err(EngineError::new)
     }
 
     fn changes(&mut self, since: &Since) -> Result<Changes, EngineError> {
