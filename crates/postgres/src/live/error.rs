@@ -280,6 +280,19 @@ impl From<LiveError> for EngineError {
     }
 }
 
+/// What to do about a server that runs and refuses a connection, by the SQLSTATE that it gives.
+fn refusal_help(sqlstate: &str) -> Option<&'static str> {
+    Some(match sqlstate {
+        "3D000" => "the server runs and has no such database: which does dbname=… name?",
+        "53300" => {
+            "all connections of the server are taken: raise max_connections, or for replication \
+             max_wal_senders, and restart it"
+        }
+        "57P03" => "the server starts or stops: wait until it takes connections",
+        _ => return None,
+    })
+}
+
 impl Explain for LiveError {
     fn code(&self) -> Code {
         match self {
@@ -339,6 +352,7 @@ impl Explain for LiveError {
 
     fn help(&self) -> Option<String> {
         let text = match self {
+            Self::Connect { .. } if let Some(help) = self.sqlstate().and_then(refusal_help) => help,
             Self::Connect { .. } => {
                 "is the server running, and are host (a socket's directory) and port right?"
             }

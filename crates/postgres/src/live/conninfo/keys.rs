@@ -1,7 +1,7 @@
 //! The keys of a connection string, and the variables that stand for them.
 
 /// Keys that libpq knows. Those that only concern GSSAPI or load balancing are accepted and have
-/// no effect. Source: `PQconninfoOptions` in fe-connect.c.
+/// no effect, but for `gssencmode=require`, which is refused. Source: `PQconninfoOptions` in fe-connect.c.
 pub(super) const KEYS: &[&str] = &[
     "application_name",
     "channel_binding",
@@ -59,7 +59,9 @@ pub(super) const VARIABLES: &[(&str, &str)] = &[
     ("passfile", "PGPASSFILE"),
     ("options", "PGOPTIONS"),
     ("channel_binding", "PGCHANNELBINDING"),
+    ("gssencmode", "PGGSSENCMODE"),
     ("require_auth", "PGREQUIREAUTH"),
+    ("requirepeer", "PGREQUIREPEER"),
     ("ssl_max_protocol_version", "PGSSLMAXPROTOCOLVERSION"),
     ("ssl_min_protocol_version", "PGSSLMINPROTOCOLVERSION"),
     ("sslcert", "PGSSLCERT"),

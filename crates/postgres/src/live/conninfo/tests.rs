@@ -80,6 +80,21 @@ fn what_cannot_be_done_is_said() {
 }
 
 #[test]
+fn what_cannot_be_checked_is_refused_over_sockets_too() {
+    for text in ["requirepeer=postgres", "require_auth=scram-sha-256", "gssencmode=require"] {
+        for host in ["host=/tmp", "host=db", "host=db sslmode=disable"] {
+            let error = read(&format!("user=al {host} {text}"), &[]).unwrap_err();
+            assert_eq!(error.code().0, "LB-PG-004", "{host} {text}");
+        }
+    }
+    assert!(read("user=al host=/tmp requirepeer='' gssencmode=prefer", &[]).is_ok());
+    let environment = [("PGREQUIREPEER", "postgres")];
+    assert_eq!(read("user=al host=/tmp", &environment).unwrap_err().code().0, "LB-PG-004");
+    let wrong = read("user=al host=/tmp sslnegotiation=10x", &[]).unwrap_err();
+    assert_eq!(wrong.code().0, "LB-PG-003");
+}
+
+#[test]
 fn a_wrong_value_is_told_what_would_be_right() {
     for key in [
         "port",

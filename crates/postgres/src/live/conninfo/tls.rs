@@ -139,10 +139,15 @@ pub(super) fn read(
             ("disable", Binding::Disable),
         ],
     )?;
+    let is_direct = choice(raw, "sslnegotiation", &[("postgres", false), ("direct", true)])?;
+    let sends_own = choice(raw, "sslcertmode", &[("allow", true), ("disable", false)])?;
+    let sni = choice(raw, "sslsni", &[("1", true), ("0", false)])?;
+    let version_min = version(raw, "ssl_min_protocol_version", TlsVersion::V1_2)?;
+    let version_max = version(raw, "ssl_max_protocol_version", TlsVersion::V1_3)?;
+    refuse(raw, &ALWAYS_REFUSED)?;
     if mode == SslMode::Disable || !has_network {
         return Ok(TlsSettings { binding, ..TlsSettings::off() });
     }
-    let is_direct = choice(raw, "sslnegotiation", &[("postgres", false), ("direct", true)])?;
     let weak = |needed| ConninfoError::WeakMode { mode: mode_text.into(), needed };
     if is_system && mode < SslMode::VerifyFull {
         return Err(weak("sslrootcert=system needs sslmode=verify-full"));
@@ -150,12 +155,7 @@ pub(super) fn read(
     if is_direct && mode < SslMode::Require {
         return Err(weak("sslnegotiation=direct needs sslmode=require, verify-ca or verify-full"));
     }
-    for (key, harmless) in [("sslcrldir", ""), ("sslpassword", ""), ("require_auth", "")] {
-        if let Some(value) = get(key).filter(|value| *value != harmless) {
-            let value = if key == "sslpassword" { "…" } else { value };
-            return Err(ConninfoError::Unsupported { key, value: value.to_owned() });
-        }
-    }
+    refuse(raw, &[("sslcrldir", &[]), ("sslpassword", &[])])?;
     let files = Files {
         raw,
         home: environment("HOME").map(PathBuf::from),
@@ -171,19 +171,36 @@ pub(super) fn read(
         let path = files.default("root.crt").unwrap_or_else(|| "~/.postgresql/root.crt".into());
         return Err(ConninfoError::NoRoots { mode: mode_text.to_owned(), path });
     }
-    let sends_own = choice(raw, "sslcertmode", &[("allow", true), ("disable", false)])?;
     let own = if sends_own { files.own()? } else { None };
     Ok(TlsSettings {
         mode,
         is_direct,
-        sni: choice(raw, "sslsni", &[("1", true), ("0", false)])?,
+        sni,
         binding,
         roots,
         revoked: files.find("sslcrl", "root.crl")?,
         own,
-        version_min: version(raw, "ssl_min_protocol_version", TlsVersion::V1_2)?,
-        version_max: version(raw, "ssl_max_protocol_version", TlsVersion::V1_3)?,
+        version_min,
+        version_max,
     })
+}
+
+/// Keys that are not supported, and the values that ask for nothing.
+type Refused<'a> = [(&'static str, &'a [&'a str])];
+
+/// What asks for more protection than lifeboat can give is refused, over whatever connection.
+const ALWAYS_REFUSED: [(&str, &[&str]); 3] =
+    [("require_auth", &[]), ("requirepeer", &[]), ("gssencmode", &["disable", "prefer"])];
+
+fn refuse(raw: &Raw, keys: &Refused<'_>) -> Result<(), ConninfoError> {
+    for (key, harmless) in keys {
+        let value = raw.get(*key).map(String::as_str).filter(|value| !value.is_empty());
+        if let Some(value) = value.filter(|value| !harmless.contains(value)) {
+            let value = if *key == "sslpassword" { "…" } else { value };
+            return Err(ConninfoError::Unsupported { key, value: value.to_owned() });
+        }
+    }
+    Ok(())
 }
 
 /// The first choice is the default.
