@@ -77,6 +77,9 @@ pub(crate) enum Trouble {
     /// Somebody asked to stop.
     #[error("interrupted")]
     Interrupted,
+    /// The system refused to start a thread.
+    #[error("the system starts no more threads for this process: {0}")]
+    Threads(String),
     /// A mistake in lifeboat.
     #[error("lifeboat failed because of a mistake in itself: {0}")]
     Bug(String),
@@ -96,6 +99,7 @@ impl Explain for Trouble {
             Self::Demo(_) => "LB-CLI-009",
             Self::Landing(_) => "LB-CLI-010",
             Self::Interrupted => "LB-CLI-011",
+            Self::Threads(_) => "LB-CLI-012",
             Self::Bug(_) => "LB-CLI-099",
         })
     }
@@ -111,7 +115,9 @@ impl Explain for Trouble {
             | Self::Demo(_)
             | Self::Landing(_)
             | Self::Bug(_) => Retry::Never,
-            Self::File { .. } | Self::Output { .. } | Self::Interrupted => Retry::Later,
+            Self::File { .. } | Self::Output { .. } | Self::Interrupted | Self::Threads(_) => {
+                Retry::Later
+            }
         }
     }
 
@@ -134,6 +140,9 @@ impl Explain for Trouble {
                 "do not use this server before you know why; its log says what it replayed"
                     .to_owned()
             }
+            Self::Threads(_) => "raise the limit (ulimit -u and -v; TasksMax and MemoryMax of a \
+                                 service), or take fewer of them: --jobs 1"
+                .to_owned(),
             Self::Bug(_) => "please report it, with the words above".to_owned(),
             Self::Passphrase { .. } => {
                 "LIFEBOAT_PASSPHRASE gives the passphrase instead; backups and WAL go \

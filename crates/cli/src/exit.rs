@@ -178,7 +178,7 @@ pub(crate) fn guarded(
         Ok(Err(ending)) => ending,
         Err(_) => {
             let what = place.lock().map(|place| place.clone()).unwrap_or_default();
-            Ending::Error { error: Trouble::Bug(what).into(), json }
+            Ending::Error { error: crashed(what).into(), json }
         }
     };
     match ending {
@@ -208,6 +208,14 @@ pub(crate) fn guarded(
             say(error.0.as_ref(), json, interrupted);
             role.failure(if interrupted { 130 } else { number_of(error.0.code().0) })
         }
+    }
+}
+
+/// What a panic means. That of the standard library where the system refuses a thread is no mistake.
+fn crashed(what: String) -> Trouble {
+    match what.split_once("failed to spawn thread: ") {
+        Some((_, why)) => Trouble::Threads(why.to_owned()),
+        None => Trouble::Bug(what),
     }
 }
 

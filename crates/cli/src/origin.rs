@@ -7,6 +7,7 @@ use lifeboat_postgres::live::backup::{OriginOptions, PostgresOrigin};
 use lifeboat_postgres::live::conninfo::{Conninfo, Wanted};
 use lifeboat_postgres::live::error::LiveError;
 use lifeboat_postgres::live::remote::{RemoteOptions, RemoteOrigin};
+use lifeboat_repo::Cluster;
 
 use crate::app::App;
 use crate::error::{CliError, usage};
@@ -57,16 +58,18 @@ pub(crate) fn place(conninfo: Conninfo, options: OriginOptions) -> Result<Place,
 }
 
 /// Connects to the server as a backup does.
-pub(crate) fn find(app: &App, from: Option<From>) -> Result<Found, CliError> {
-    match from {
-        Some(From::Local) => local(app, Box::new(app.origin(Wanted::Primary)?)),
-        Some(From::Standby) => local(app, Box::new(app.origin(Wanted::Standby)?)),
-        Some(From::Remote) => remote(app, None),
+pub(crate) fn find(app: &App, cluster: &Cluster, from: Option<From>) -> Result<Found, CliError> {
+    let here = match from {
+        Some(From::Local) => Box::new(app.origin(Wanted::Primary)?),
+        Some(From::Standby) => Box::new(app.origin(Wanted::Standby)?),
+        Some(From::Remote) => return remote(app, None),
         None => match place(app.conninfo()?, app.origin_options(Wanted::Any)?)? {
-            Place::Here(origin) => local(app, origin),
-            Place::Far(why) => remote(app, Some(why)),
+            Place::Here(origin) => origin,
+            Place::Far(why) => return remote(app, Some(why)),
         },
-    }
+    };
+    cluster.refuse_within(here.data_directory())?;
+    local(app, here)
 }
 
 /// Connects to a server that sends its files.

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use lifeboat_units::Secret;
 
-use crate::config::{self, Settings};
+use crate::config::Settings;
 use crate::error::Trouble;
 
 /// Holds the passphrase.
@@ -15,13 +15,23 @@ pub(crate) const VARIABLE: &str = "LIFEBOAT_PASSPHRASE";
 
 /// The passphrase from the variable, the file or the command; `None` when none of them is set.
 pub(crate) fn configured(settings: &Settings) -> Result<Option<Secret>, Trouble> {
-    if let Some(text) = config::variable(VARIABLE) {
-        return Ok(Some(Secret::new(text)));
+    match at_hand(settings)? {
+        None => settings.passphrase_command.as_deref().map(from_command).transpose(),
+        found => Ok(found),
     }
-    if let Some(path) = &settings.passphrase_file {
-        return from_file(path).map(Some);
+}
+
+/// The passphrase from the variable or the file: without running anything that may ask somebody.
+pub(crate) fn at_hand(settings: &Settings) -> Result<Option<Secret>, Trouble> {
+    match std::env::var(VARIABLE) {
+        Ok(text) if !text.is_empty() => return Ok(Some(Secret::new(text))),
+        Err(std::env::VarError::NotUnicode(_)) => {
+            let problem = "it is not UTF-8".to_owned();
+            return Err(Trouble::Passphrase { from: VARIABLE.to_owned(), problem });
+        }
+        _ => {}
     }
-    settings.passphrase_command.as_deref().map(from_command).transpose()
+    settings.passphrase_file.as_deref().map(from_file).transpose()
 }
 
 /// The first line of a file.

@@ -63,7 +63,7 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<Outcome, CliError> {
     app.as_owner_of_repository()?;
     let settings = app.settings()?;
     let opened = app.open(Access::Write)?;
-    let found = origin::find(app, args.from)?;
+    let found = origin::find(app, &opened.cluster, args.from)?;
     if let Some(how) = &found.how {
         app.ui.say(how)?;
     }

@@ -15,7 +15,8 @@ use lifeboat_postgres::live::remote::MAJOR_MIN;
 use lifeboat_postgres::live::server::ServerFacts;
 use lifeboat_postgres::live::session::Session;
 use lifeboat_postgres::live::slots::Slot;
-use lifeboat_repo::BackupId;
+use lifeboat_repo::repository::identify;
+use lifeboat_repo::{BackupId, Keyring, RepoError, keys};
 use lifeboat_units::{ByteCount, Clock};
 
 use super::check::Point;
@@ -23,6 +24,7 @@ use super::{check_archiving, check_receiving, check_remote, check_settings};
 use crate::app::{Access, App, Opened};
 use crate::error::CliError;
 use crate::origin::{self, Place};
+use crate::secrets;
 use crate::ui::{between, seconds};
 
 /// A file system with less free space than this is as good as full.
@@ -46,6 +48,7 @@ pub(crate) fn all(app: &App) -> Vec<Point> {
     });
     let Ok(opened) = opened else { return points };
     points.push(space("repository space", Path::new(&opened.cluster.store().location())));
+    points.push(key_slots(app, &opened).unwrap_or_else(|e| Point::error("key slots", e)));
     match server(app, &opened, &mut points) {
         Ok(()) => {}
         Err(error) => points.push(Point::error("server", error)),
@@ -53,6 +56,48 @@ pub(crate) fn all(app: &App) -> Vec<Point> {
     points.push(newest_backup(app, &opened).unwrap_or_else(|e| Point::error("newest backup", e)));
     points.extend(gap(&opened).unwrap_or_else(|e| Some(Point::error("WAL", e))));
     points
+}
+
+/// Whether the key slots are whole and, where a passphrase is at hand without asking for it, whether
+/// it opens one: without that nothing can be restored.
+fn key_slots(app: &App, opened: &Opened) -> Result<Point, CliError> {
+    const NAME: &str = "key slots";
+    let store = opened.cluster.store();
+    let slots = keys::slots(store)?;
+    let mut damaged = Vec::new();
+    for slot in &slots {
+        damaged.extend(keys::slot_damage(store, slot)?.map(|_| slot.as_str()));
+    }
+    if let Some(first) = damaged.first() {
+        return Ok(Point::failed(
+            NAME,
+            format!("damaged, or of a newer version: {}", damaged.join(", ")),
+            format!("put a copy of the object back, or: lifeboat key remove {first}"),
+        ));
+    }
+    let passphrase = match secrets::at_hand(app.settings()?) {
+        Ok(passphrase) => passphrase,
+        // Perhaps on purpose: a host that backs up need not have it.
+        Err(error) => {
+            let help = "as the user who restores, `lifeboat key unlock` tells whether it opens one";
+            return Ok(Point::note(NAME, error.to_string(), help));
+        }
+    };
+    if let Some(passphrase) = passphrase {
+        match Keyring::unlock(store, identify(store)?, Some(&passphrase)) {
+            Ok(_) => {}
+            Err(error @ RepoError::WrongPassphrase { .. }) => {
+                return Ok(Point::failed(
+                    NAME,
+                    error.to_string(),
+                    "no restore is possible with it: `lifeboat key add` gives it a slot, with a \
+                     passphrase that opens one",
+                ));
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(Point::good(NAME, slots.join(", ")))
 }
 
 fn server(app: &App, opened: &Opened, points: &mut Vec<Point>) -> Result<(), CliError> {
@@ -138,9 +183,14 @@ fn here(
             return Ok(());
         }
     };
-    let directory = origin.data_directory().display();
-    let found = format!("{directory}, system {}", identity.system_id);
-    points.push(Point::good("data directory", found));
+    points.push(match opened.cluster.refuse_within(origin.data_directory()) {
+        Ok(()) => {
+            let directory = origin.data_directory().display();
+            let found = format!("{directory}, system {}", identity.system_id);
+            Point::good("data directory", found)
+        }
+        Err(error) => Point::error("data directory", error),
+    });
     points.push(same_system(opened, &identity).unwrap_or_else(|e| Point::error("same system", e)));
     if facts.archives() {
         let archiving = check_archiving::point(app, opened, origin.data_directory());

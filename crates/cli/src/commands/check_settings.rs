@@ -149,6 +149,19 @@ fn archive_command(facts: &ServerFacts, wanted: &Wanted) -> Point {
         Some(command) if command == wanted.command => {
             Point::good(NAME, "this lifeboat and this configuration")
         }
+        Some(command)
+            if command.contains("wal push")
+                && let Some(operator) = hides_failures(command) =>
+        {
+            let found = format!(
+                "`{command}`: with `{operator}` it may succeed although nothing was stored"
+            );
+            let end = command.trim_end();
+            match ["true", ":", "exit 0"].iter().any(|always| end.ends_with(always)) {
+                true => Point::failed(NAME, found, help()),
+                false => Point::note(NAME, found, help()),
+            }
+        }
         Some(command) if command.contains("wal push") && command.contains("%p") => {
             let config = &wanted.config;
             let here = config.replace('%', "%%");
@@ -168,6 +181,24 @@ fn archive_command(facts: &ServerFacts, wanted: &Wanted) -> Point {
         }
         Some(command) => Point::failed(NAME, format!("`{command}` is not lifeboat"), help()),
     }
+}
+
+/// The operator of a shell command by which it may succeed although a part of it failed. What is
+/// quoted is none.
+fn hides_failures(command: &str) -> Option<&'static str> {
+    let (mut plain, mut quote, mut escaped) = (String::new(), None, false);
+    for c in command.chars() {
+        match (c, quote) {
+            _ if escaped => escaped = false,
+            ('\\', None | Some('"')) => escaped = true,
+            ('\'' | '"', None) => quote = Some(c),
+            _ if quote == Some(c) => quote = None,
+            (_, None) => plain.push(c),
+            _ => {}
+        }
+    }
+    let plain = plain.replace("&&", "").replace("2>&1", "");
+    ["||", ";", "|", "&"].into_iter().find(|operator| plain.contains(operator))
 }
 
 /// The program of a shell command, when it is named by its whole path and is not there.
@@ -267,5 +298,22 @@ mod tests {
         assert_eq!(missing("/opt/50%%/lifeboat wal push %p"), None);
         assert_eq!(missing(""), None);
         assert_eq!(missing_program("/no/such/lifeboat wal push %p", true), None, "another machine");
+    }
+
+    #[test]
+    fn a_command_that_hides_its_failures_is_told() {
+        let push = "/usr/bin/lifeboat --config /etc/l.toml wal push %p";
+        for (rest, operator) in [
+            (" || true", Some("||")),
+            ("; true", Some(";")),
+            (" | tee /tmp/log", Some("|")),
+            (" &", Some("&")),
+            ("", None),
+            (" 2>&1", None),
+            (" && touch /tmp/done", None),
+        ] {
+            assert_eq!(hides_failures(&format!("{push}{rest}")), operator, "{rest}");
+        }
+        assert_eq!(hides_failures("'/opt/a;b|c/lifeboat' wal push \"%p\" --set a=\\;"), None);
     }
 }

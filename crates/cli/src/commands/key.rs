@@ -1,5 +1,6 @@
 //! `lifeboat key`
 
+use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use lifeboat_store::Store;
 use serde::Serialize;
 
 use crate::app::{Access, App};
-use crate::error::CliError;
+use crate::error::{CliError, usage};
 use crate::exit::Outcome;
 use crate::files;
 use crate::secrets;
@@ -69,6 +70,13 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<Outcome, CliError> {
             let opened = app.open(Access::Read)?;
             let passphrase = match new_passphrase_file {
                 Some(path) => secrets::from_file(path)?,
+                None if !secrets::can_ask() => {
+                    return Err(usage(
+                        "the passphrase of the new slot is not given, and nobody can be asked",
+                        "name a file whose first line it is: --new-passphrase-file FILE",
+                    )
+                    .into());
+                }
                 None => secrets::ask("passphrase of the new slot", true)?,
             };
             let repository = opened.cluster.repository();
@@ -92,10 +100,12 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<Outcome, CliError> {
     if app.ui.quiet {
         done = "";
     }
+    let slots = keys::slots(store.as_ref())?;
     app.ui.emit(&Slots {
         repository: store.location(),
         done,
-        slots: keys::slots(store.as_ref())?,
+        damaged: damaged(store.as_ref(), &slots)?,
+        slots,
     })?;
     Ok(Outcome::Done)
 }
@@ -107,6 +117,17 @@ struct Slots {
     #[serde(skip)]
     done: &'static str,
     slots: Vec<String>,
+    /// What is wrong with those that cannot open, by name.
+    damaged: BTreeMap<String, String>,
+}
+
+fn damaged(store: &dyn Store, slots: &[String]) -> Result<BTreeMap<String, String>, CliError> {
+    let mut damaged = BTreeMap::new();
+    for slot in slots {
+        let why = keys::slot_damage(store, slot)?;
+        damaged.extend(why.map(|why| (slot.clone(), why.to_string())));
+    }
+    Ok(damaged)
 }
 
 impl Report for Slots {
@@ -116,6 +137,14 @@ impl Report for Slots {
             page.line(format!("{tick} {}", self.done));
         }
         page.line(format!("key slots of {}:", self.repository));
-        self.slots.iter().for_each(|slot| page.line(format!("  {slot}")));
+        for slot in &self.slots {
+            match self.damaged.get(slot) {
+                None => page.line(format!("  {slot}")),
+                Some(why) => {
+                    let cross = page.cross();
+                    page.line(format!("{cross} {slot}: {why}"));
+                }
+            }
+        }
     }
 }

@@ -49,7 +49,7 @@ impl Written<'_> {
     /// The file's text.
     pub fn text(&self) -> String {
         let mut text = format!(
-            "# lifeboat: every key is explained in `man lifeboat.toml` or docs/reference/config.md\n\
+            "# lifeboat: every key is explained in docs/reference/config.md\n\
              cluster = {}\n\n[postgres]\n",
             quoted(self.cluster),
         );
