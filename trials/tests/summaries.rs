@@ -179,6 +179,39 @@ fn the_sweep_names_a_page_that_was_lost_unseen() {
 }
 
 #[test]
+fn a_page_that_was_lost_in_a_table_that_was_cut_is_named() {
+    let test = "a_page_that_was_lost_in_a_table_that_was_cut_is_named";
+    let Some(lab) = lab(test, |b| b) else { return };
+    let server = &lab.server;
+    fill(server, "kept", 9_000);
+    server.execute("DELETE FROM kept WHERE id > 6000");
+    backup(&lab, &[]);
+    let path = server.value("SELECT pg_relation_filepath('kept')");
+    let size = || -> u64 {
+        server.value("SELECT pg_relation_size('kept')").parse().expect("it is a number")
+    };
+    let before = size();
+    server.execute("VACUUM (FREEZE) kept");
+    server.execute("CHECKPOINT");
+    assert!(size() < before, "nothing was cut: {before}");
+    backup(&lab, &[]);
+    // Cut once more, and one of its pages is lost.
+    server.execute("DELETE FROM kept WHERE id > 3000");
+    server.execute("VACUUM (FREEZE) kept");
+    server.stop();
+    let file = File::options().write(true).open(server.data_directory().join(&path));
+    let zeros = file.and_then(|file| file.write_all_at(&[0; 8192], 7 << 13));
+    zeros.expect("a page can be lost");
+    server.start();
+    let ran = lab.run(&["backup", "--json"]);
+    assert_eq!(ran.code, Some(3), "{ran:?}");
+    let found = ran.json();
+    assert_eq!(found["reading"]["faulty_pages"], 1, "{}", found["reading"]);
+    assert_eq!(found["reading"]["faults"][0]["path"], *path);
+    assert_eq!(found["reading"]["faults"][0]["page"], 7);
+}
+
+#[test]
 fn hint_bits_that_no_wal_tells_of_are_no_fault() {
     let test = "hint_bits_that_no_wal_tells_of_are_no_fault";
     let Some(lab) = lab(test, |b| b.checksums(false)) else { return };

@@ -31,6 +31,13 @@ pub enum Changes {
 pub trait ChangeMap: Send + Sync {
     /// What of `file` may differ from the earlier backup. `pages` counts within the file.
     fn of(&self, file: &SourceFile) -> Changed;
+
+    /// Whether the server says that what `file` is part of was cut to the length that the file has
+    /// now, or shorter: then a file that shrank is no sign against its word.
+    fn was_cut(&self, file: &SourceFile) -> bool {
+        let _ = file;
+        false
+    }
 }
 
 /// What of a file may have changed.

@@ -69,12 +69,14 @@ pub struct FileGuide {
     changed: Option<Vec<Range<u32>>>,
     known_pages: u32,
     pages: u32,
+    /// It shrank, and the server said so: what is left is read, and has to be what it was.
+    cut: bool,
 }
 
 impl Guide {
     /// What is known of a file of which the earlier backup has `known`.
     pub fn file(&self, file: &SourceFile, known: Option<&FileEntry>, page_bytes: u32) -> FileGuide {
-        let unknown = FileGuide { changed: None, known_pages: 0, pages: 0 };
+        let unknown = FileGuide { changed: None, known_pages: 0, pages: 0, cut: false };
         let Some(known) = known else { return unknown };
         let Content::Pages { first_page } = file.content else { return unknown };
         let page = u64::from(page_bytes);
@@ -85,15 +87,18 @@ impl Guide {
             return unknown;
         };
         // A size that shrank unseen is no sign of a server whose word can be taken.
+        let cut = pages < known_pages;
         if known.first_page != Some(first_page)
-            || pages < known_pages
+            || cut && !self.map.was_cut(file)
             || self.doubtful.contains(&file.path)
         {
             return unknown;
         }
         match self.map.of(file) {
             Changed::Everything => unknown,
-            Changed::Pages(changed) => FileGuide { changed: Some(changed), known_pages, pages },
+            Changed::Pages(changed) => {
+                FileGuide { changed: Some(changed), known_pages, pages, cut }
+            }
         }
     }
 
@@ -114,7 +119,8 @@ impl Guide {
                 _ => changed.push(known_end..end),
             }
         }
-        let sweep = self.sweep.is_due(&file.path, part);
+        // Of a file that shrank nothing is left unread: a page that was lost is told all the same.
+        let sweep = guide.cut || self.sweep.is_due(&file.path, part);
         if changed.is_empty() && !sweep { Plan::Nothing } else { Plan::Some { changed, sweep } }
     }
 }
@@ -169,16 +175,21 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    struct Fixed(Changed);
+    /// What changed, and to how many pages the file was cut.
+    struct Fixed(Changed, Option<u64>);
 
     impl ChangeMap for Fixed {
         fn of(&self, _: &SourceFile) -> Changed {
             self.0.clone()
         }
+
+        fn was_cut(&self, file: &SourceFile) -> bool {
+            self.1.is_some_and(|pages| pages * 8192 <= file.size_bytes)
+        }
     }
 
     fn guide(changed: Changed, sweep: Sweep) -> Guide {
-        let map = Box::new(Fixed(changed));
+        let map = Box::new(Fixed(changed, None));
         let (stops, doubtful) = (BTreeMap::from([(stored(), Lsn(50))]), BTreeSet::new());
         Guide { map, from: Lsn(100), to: Lsn(200), sweep, stops, doubtful }
     }
@@ -226,6 +237,21 @@ mod tests {
         assert_eq!(plan(&bytes, Some(&entry(9))), Plan::Everything, "no relation");
         let grown = plan(&file(11), Some(&entry(9)));
         assert_eq!(grown, Plan::Some { changed: vec![9..11], sweep: false });
+    }
+
+    #[test]
+    fn of_a_file_that_was_cut_everything_is_read_and_expected_to_be_what_it_was() {
+        let mut guide = guide(Changed::Pages(vec![2..3]), NEVER);
+        let plan = |guide: &Guide, pages| {
+            guide.part(&file(pages), &guide.file(&file(pages), Some(&entry(9)), 8192), 0)
+        };
+        assert_eq!(plan(&guide, 8), Plan::Everything, "nobody says that it was cut");
+        guide.map = Box::new(Fixed(Changed::Pages(vec![2..3]), Some(8)));
+        assert_eq!(plan(&guide, 8), Plan::Some { changed: vec![2..3], sweep: true });
+        assert_eq!(plan(&guide, 7), Plan::Everything, "it is shorter than that");
+        guide.map = Box::new(Fixed(Changed::NOTHING, Some(8)));
+        assert_eq!(plan(&guide, 8), Plan::Some { changed: vec![], sweep: true });
+        assert_eq!(plan(&guide, 9), Plan::Nothing, "it has the length that it had");
     }
 
     #[test]

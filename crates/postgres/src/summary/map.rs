@@ -58,6 +58,13 @@ impl ChangeMap for SummaryMap {
         }
         Changed::Pages(changed)
     }
+
+    fn was_cut(&self, file: &SourceFile) -> bool {
+        let Content::Pages { first_page } = file.content else { return false };
+        let Some((fork, _)) = main_fork(&file.path) else { return false };
+        let end = u64::from(first_page) + file.size_bytes / u64::from(self.page_bytes);
+        self.table.limit_of(fork).is_some_and(|limit| u64::from(limit) <= end)
+    }
 }
 
 /// The main fork of which this is a segment file, and which; `None` for anything else.
@@ -171,6 +178,10 @@ mod tests {
         assert_eq!(of("base/5/7", 0, 100), Changed::Pages(vec![5..6]));
         assert_eq!(of("base/5/7.1", 100, 100), Changed::Pages(vec![20..21, 30..100]));
         assert_eq!(of("base/5/7.2", 200, 10), Changed::Everything);
+        let was_cut = |path: &str, first, pages| map.was_cut(&file(path, first, pages));
+        assert!(was_cut("base/5/7.1", 100, 30) && was_cut("base/5/7.1", 100, 31));
+        assert!(!was_cut("base/5/7.1", 100, 29), "shorter than anybody says");
+        assert!(!was_cut("base/5/8", 0, 100) && !was_cut("base/5/7_vm", 0, 1));
     }
 
     #[test]
