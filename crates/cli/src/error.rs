@@ -144,6 +144,9 @@ impl Explain for Trouble {
                                  service), or take fewer of them: --jobs 1"
                 .to_owned(),
             Self::Bug(_) => "please report it, with the words above".to_owned(),
+            Self::Passphrase { from, .. } if from == crate::secrets::VARIABLE => {
+                "set it to what the key slot was made with, or unset it".to_owned()
+            }
             Self::Passphrase { .. } => {
                 "LIFEBOAT_PASSPHRASE gives the passphrase instead; backups and WAL go \
                  on without it"

@@ -214,7 +214,8 @@ pub(crate) fn guarded(
 /// What a panic means. That of the standard library where the system refuses a thread is no mistake.
 fn crashed(what: String) -> Trouble {
     match what.split_once("failed to spawn thread: ") {
-        Some((_, why)) => Trouble::Threads(why.to_owned()),
+        // As `Debug` writes an error of the system: its words are what is quoted.
+        Some((_, why)) => Trouble::Threads(why.split('"').nth(1).unwrap_or(why).to_owned()),
         None => Trouble::Bug(what),
     }
 }
@@ -324,6 +325,15 @@ mod tests {
 
     fn role(line: &str) -> Role {
         Role::of(&line.split(' ').map(OsString::from).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn a_thread_that_the_system_refuses_is_no_mistake() {
+        let seen = "panicked at library/std/src/thread/scoped.rs:194:46: failed to spawn thread: \
+                    Os { code: 11, kind: WouldBlock, message: \"Resource temporarily unavailable\" }";
+        let told = crashed(seen.to_owned()).to_string();
+        assert!(told.ends_with(": Resource temporarily unavailable"), "{told}");
+        assert!(matches!(crashed("panicked at index".to_owned()), Trouble::Bug(_)));
     }
 
     #[test]
