@@ -3,14 +3,17 @@
 use std::path::Path;
 use std::time::Duration;
 
-use lifeboat_engine::{LogFacts, RecoveryMode};
-use lifeboat_jobs::restore::{self, RestoreRequest, Target, TimelineChoice};
+use lifeboat_engine::LogFacts;
+use lifeboat_jobs::restore::{self, Target};
 use lifeboat_testkit::toy;
 use lifeboat_units::Timestamp;
 
 mod history_support;
+#[path = "world/request.rs"]
+mod request;
 
 use history_support::{World, day, pages};
+use request::request;
 
 /// What is known of a segment in which transactions were committed at these moments.
 fn commits(first: Timestamp, last: Timestamp) -> LogFacts {
@@ -24,19 +27,7 @@ fn commits(first: Timestamp, last: Timestamp) -> LogFacts {
 
 /// Where a restore of a moment would land.
 fn landing(world: &World, at: Timestamp) -> String {
-    let request = RestoreRequest {
-        into: Path::new("/nonexistent/restored").to_owned(),
-        delta: false,
-        target: Target::Time(at),
-        timeline: TimelineChoice::Latest,
-        tablespaces: Vec::new(),
-        owner_instead_of_root: None,
-        jobs: 1,
-        mode: RecoveryMode::Copy,
-        restore_command: "lifeboat wal get %f %p".to_owned(),
-        recovery_end_command: None,
-        archive_command: None,
-    };
+    let request = request(Path::new("/nonexistent/restored"), Target::Time(at));
     restore::plan(&world.ports(), &request).unwrap().landing
 }
 

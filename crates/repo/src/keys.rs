@@ -5,10 +5,8 @@
 use std::io::Write;
 use std::path::Path;
 use std::str::FromStr;
-use std::thread;
 
 use age::secrecy::ExposeSecret;
-use argon2::{Algorithm, Argon2, Params, Version};
 use lifeboat_store::{Key, Store};
 use lifeboat_units::{Entropy, Secret};
 use serde::{Deserialize, Serialize};
@@ -17,6 +15,7 @@ use zeroize::Zeroizing;
 use crate::crypt::{BoxKind, IndexKey, Scope, SealKey};
 use crate::error::RepoError;
 use crate::id::{RepositoryId, hex, unhex};
+use crate::kdf::Kdf;
 
 /// Largest object of keys that is read, in bytes.
 pub(crate) const KEY_OBJECT_BYTES_MAX: u64 = 64 << 10;
@@ -93,82 +92,10 @@ struct SlotObject {
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Kdf {
-    name: String,
-    memory_kib: u32,
-    passes: u32,
-    lanes: u32,
-    salt: String,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct SlotKeys {
     index: Zeroizing<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     identity: Option<Zeroizing<String>>,
-}
-
-impl Kdf {
-    /// RFC 9106 names 64 MiB, 3 passes, 4 lanes for memory-constrained machines.
-    fn new(entropy: &dyn Entropy) -> Self {
-        let mut salt = [0; 16];
-        entropy.fill(&mut salt);
-        Self {
-            name: "argon2id".to_owned(),
-            memory_kib: 64 << 10,
-            passes: 3,
-            lanes: 4,
-            salt: hex(&salt),
-        }
-    }
-
-    /// Refuses what is out of bounds; gives the costs and the salt.
-    fn check(&self, object: &str) -> Result<(Params, Vec<u8>), RepoError> {
-        let bounds_hold = self.name == "argon2id"
-            && self.memory_kib <= 1 << 20
-            && self.passes <= 16
-            && self.lanes <= 16;
-        if !bounds_hold {
-            return Err(RepoError::damaged(object, "its key derivation is out of bounds"));
-        }
-        let params = Params::new(self.memory_kib, self.passes, self.lanes, Some(32))
-            .map_err(|error| RepoError::damaged(object, error.to_string()))?;
-        let salt = unhex(&self.salt)
-            .ok_or_else(|| RepoError::damaged(object, "its salt is not hexadecimal"))?;
-        Ok((params, salt))
-    }
-
-    fn derive(&self, object: &str, passphrase: &Secret) -> Result<Zeroizing<[u8; 32]>, RepoError> {
-        let (params, salt) = self.check(object)?;
-        let fail = |e: argon2::Error| match e {
-            argon2::Error::OutOfMemory => self.short_of(e.to_string()),
-            other => RepoError::damaged(object, other.to_string()),
-        };
-        let mut key = Zeroizing::new([0; 32]);
-        let derivation = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
-        self.on_threads(|| {
-            derivation.hash_password_into(passphrase.expose().as_bytes(), &salt, key.as_mut())
-        })?
-        .map_err(fail)?;
-        Ok(key)
-    }
-
-    /// Runs a derivation with a thread for each lane, as far as there are processors. The threads
-    /// end with it.
-    fn on_threads<T: Send>(&self, derive: impl FnOnce() -> T + Send) -> Result<T, RepoError> {
-        let processors = thread::available_parallelism().map_or(1, usize::from);
-        let threads = rayon::ThreadPoolBuilder::new()
-            .num_threads(processors.min(self.lanes as usize).max(1))
-            .build()
-            .map_err(|why| self.short_of(why.to_string()))?;
-        Ok(threads.install(derive))
-    }
-
-    /// This machine does not give what the derivation needs.
-    fn short_of(&self, why: String) -> RepoError {
-        RepoError::Derivation { why, memory_kib: self.memory_kib, lanes: self.lanes }
-    }
 }
 
 fn slot_key(name: &str) -> Result<Key, RepoError> {
@@ -458,13 +385,21 @@ pub fn slots(store: &dyn Store) -> Result<Vec<String>, RepoError> {
     Ok(names)
 }
 
-/// What is wrong with a slot, as far as can be told without its passphrase.
-pub fn slot_damage(store: &dyn Store, name: &str) -> Result<Option<RepoError>, RepoError> {
-    match read_slot(store, &slot_key(name)?) {
-        Ok(_) => Ok(None),
-        Err(error @ (RepoError::Damaged { .. } | RepoError::TooNew { .. })) => Ok(Some(error)),
-        Err(error) => Err(error),
+/// The slots that no passphrase opens, sorted, and what is wrong with each: they are damaged, or of a
+/// newer version.
+pub fn damaged_slots(store: &dyn Store) -> Result<Vec<(String, RepoError)>, RepoError> {
+    let mut damaged = Vec::new();
+    for name in slots(store)? {
+        match read_slot(store, &slot_key(&name)?) {
+            Ok(_) => {}
+            Err(error @ (RepoError::Damaged { .. } | RepoError::TooNew { .. })) => {
+                damaged.push((name, error));
+            }
+            Err(error) if error.is_not_found() => {} // removed since it was listed
+            Err(error) => return Err(error),
+        }
     }
+    Ok(damaged)
 }
 
 /// Removes a key slot; refuses to remove the last that is not damaged.
@@ -474,14 +409,8 @@ pub fn remove_slot(store: &dyn Store, name: &str) -> Result<(), RepoError> {
     if !all.iter().any(|slot| slot == name) {
         return refused(format!("there is no slot `{name}`; there are {}", all.join(", ")));
     }
-    let (mut sound, mut damaged) = (0, Vec::new());
-    for other in all.iter().filter(|slot| *slot != name) {
-        match slot_damage(store, other)? {
-            None => sound += 1,
-            Some(_) => damaged.push(other.as_str()),
-        }
-    }
-    if sound == 0 {
+    let damaged: Vec<String> = damaged_slots(store)?.into_iter().map(|(slot, _)| slot).collect();
+    if all.iter().all(|slot| slot == name || damaged.contains(slot)) {
         let others = match damaged.is_empty() {
             true => String::new(),
             false => format!(" (damaged, or of a newer version: {})", damaged.join(", ")),

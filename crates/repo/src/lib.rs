@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`repository`] | [`Repository`]: create, open; [`Cluster`], one cluster's part of it |
 //! | [`keys`] | key slots, [`Keyring`], data keys, the unlocked key file of a host |
+//! | `kdf` | from a passphrase to the key of a slot |
 //! | [`crypt`] | sealing and page hashes |
 //! | [`codec`] | compression of extents |
 //! | [`pack`], [`map`], [`table`], [`manifest`] | what lies on storage, from the inside out |
@@ -23,6 +24,7 @@ pub mod crypt;
 pub mod error;
 pub mod id;
 pub mod journal;
+mod kdf;
 pub mod keys;
 pub mod lease;
 pub mod log_batch;

@@ -63,11 +63,8 @@ pub(crate) fn all(app: &App) -> Vec<Point> {
 fn key_slots(app: &App, opened: &Opened) -> Result<Point, CliError> {
     const NAME: &str = "key slots";
     let store = opened.cluster.store();
-    let slots = keys::slots(store)?;
-    let mut damaged = Vec::new();
-    for slot in &slots {
-        damaged.extend(keys::slot_damage(store, slot)?.map(|_| slot.as_str()));
-    }
+    let damaged = keys::damaged_slots(store)?;
+    let damaged: Vec<&str> = damaged.iter().map(|(slot, _)| slot.as_str()).collect();
     if let Some(first) = damaged.first() {
         return Ok(Point::failed(
             NAME,
@@ -97,7 +94,7 @@ fn key_slots(app: &App, opened: &Opened) -> Result<Point, CliError> {
             Err(error) => return Err(error.into()),
         }
     }
-    Ok(Point::good(NAME, slots.join(", ")))
+    Ok(Point::good(NAME, keys::slots(store)?.join(", ")))
 }
 
 fn server(app: &App, opened: &Opened, points: &mut Vec<Point>) -> Result<(), CliError> {

@@ -100,12 +100,12 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<Outcome, CliError> {
     if app.ui.quiet {
         done = "";
     }
-    let slots = keys::slots(store.as_ref())?;
+    let damaged = keys::damaged_slots(store.as_ref())?;
     app.ui.emit(&Slots {
         repository: store.location(),
         done,
-        damaged: damaged(store.as_ref(), &slots)?,
-        slots,
+        slots: keys::slots(store.as_ref())?,
+        damaged: damaged.into_iter().map(|(slot, why)| (slot, why.to_string())).collect(),
     })?;
     Ok(Outcome::Done)
 }
@@ -119,15 +119,6 @@ struct Slots {
     slots: Vec<String>,
     /// What is wrong with those that cannot open, by name.
     damaged: BTreeMap<String, String>,
-}
-
-fn damaged(store: &dyn Store, slots: &[String]) -> Result<BTreeMap<String, String>, CliError> {
-    let mut damaged = BTreeMap::new();
-    for slot in slots {
-        let why = keys::slot_damage(store, slot)?;
-        damaged.extend(why.map(|why| (slot.clone(), why.to_string())));
-    }
-    Ok(damaged)
 }
 
 impl Report for Slots {

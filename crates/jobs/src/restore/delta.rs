@@ -217,12 +217,13 @@ pub fn disarm(
         Err(error) if error.kind() == io::ErrorKind::NotFound => return first(),
         Err(source) => return Err(failed("remove", &control, source)),
     }
-    let done = match ports.engine.inspect_target(into)? {
-        TargetState::Running { pid } => {
+    let done = match ports.engine.inspect_target(into) {
+        Ok(TargetState::Running { pid }) => {
             let what = format!("the data directory of a running server (process {pid})");
             Err(RestoreError::Occupied { path: into.to_owned(), what })
         }
-        _ => first(),
+        Ok(_) => first(),
+        Err(error) => Err(error.into()),
     };
     if let Err(error) = done {
         fs::rename(&aside, &control).map_err(|source| failed("put back", &control, source))?;

@@ -395,7 +395,7 @@ impl<'a> Writing<'a> {
         }
         for parent in self.places().filter_map(Path::parent) {
             match sync_directory(parent) {
-                // It belongs to somebody else, and so does what is in it.
+                // One of root's, that we may not list: the directory was there before us, as a rule.
                 Err(RestoreError::Write { source, .. })
                     if source.kind() == io::ErrorKind::PermissionDenied => {}
                 synced => synced?,

@@ -4,6 +4,7 @@
 
 pub mod archiver;
 pub mod random;
+pub mod request;
 pub mod restored;
 pub mod warnings;
 

@@ -3,9 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use lifeboat_engine::RecoveryMode;
-use lifeboat_jobs::restore::TimelineChoice;
-use lifeboat_jobs::restore::{self, RestoreError, RestorePlan, RestoreRequest, Target};
+use lifeboat_jobs::restore::{self, RestoreError, RestorePlan, Target};
 use lifeboat_jobs::wal::{self, GetOutcome, RecoveryState};
 use lifeboat_repo::Cluster;
 use lifeboat_testkit::ToyEngine;
@@ -13,23 +11,7 @@ use lifeboat_testkit::toy_log::Files;
 use lifeboat_testkit::toy_recovery::recover;
 
 use super::World;
-
-/// A request to restore `target` into `into`.
-pub fn request(into: &Path, target: Target) -> RestoreRequest {
-    RestoreRequest {
-        into: into.to_owned(),
-        delta: false,
-        target,
-        timeline: TimelineChoice::Latest,
-        tablespaces: Vec::new(),
-        owner_instead_of_root: None,
-        jobs: 1,
-        mode: RecoveryMode::Copy,
-        restore_command: "lifeboat wal get %f %p".to_owned(),
-        recovery_end_command: None,
-        archive_command: None,
-    }
-}
+pub use super::request::request;
 
 impl World {
     /// Plans and applies a restore.
